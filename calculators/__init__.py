@@ -1,0 +1,1 @@
+"""Thin adapters that let simulation engines call a potential: units and shapes, no physics."""

@@ -1,0 +1,1 @@
+"""The command line: one verb tree that parses, calls one function and prints."""

@@ -1,0 +1,1 @@
+"""Structure to energy, forces and stress: graph, encoder, heads, references, checkpoints."""

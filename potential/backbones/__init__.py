@@ -1,0 +1,1 @@
+"""Graph encoders, one architecture a module."""

@@ -1,0 +1,1 @@
+"""Pretrained checkpoints that ship with the package, each with its model card."""

@@ -1,0 +1,1 @@
+"""Dataset readers, splits and samplers for training."""

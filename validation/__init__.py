@@ -1,0 +1,1 @@
+"""Physical test suites, acceptance limits and reports that run on any checkpoint."""

@@ -1,0 +1,1 @@
+"""What a user runs: molecular dynamics, relaxation, scans and screening."""
