@@ -1,1 +1,6 @@
-"""Dataset readers, splits and samplers for training."""
+"""Datasets: reading, caching, splitting."""
+
+from hydrapot.training.data.extxyz import read_extxyz, read_many
+from hydrapot.training.data.frames import DatasetError, Frames, Structure
+
+__all__ = ["DatasetError", "Frames", "Structure", "read_extxyz", "read_many"]
