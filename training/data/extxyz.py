@@ -24,7 +24,7 @@ from hydrapot.training.data.frames import MAX_Z, PER_ATOM, DatasetError, Frames,
 
 GROUP_KEYS = ("group", "molecule", "src")
 ISOLATED_MARK = "isolatedatom"
-KNOWN_UNITS = {"ev", "ev/a", "ev/å", "ev/ang", "ev/angstrom", "a", "å", "ang", "angstrom", "ev/a^3", "ev/å^3"}
+KNOWN_UNITS = {"ev", "ev/a", "ev/å", "ev/ang", "ev/angstrom", "a", "å", "ang", "angstrom", "ev/a^3"}
 # ASE keeps exactly these apart; any other spelling would drop the labels without a word.
 LABEL_KEYS = {"energy", "forces", "stress"}
 HARMLESS_KEYS = {"free_energy", "energies", "stresses"}
@@ -43,9 +43,9 @@ def read_extxyz(path: str | Path, *, cache_dir: str | Path | None = None) -> Fra
     ----------
     path
         ``.extxyz`` or ``.xyz``, plain or compressed (``.xz``, ``.gz``). Energies in eV under ``energy``,
-        forces in eV/Å under ``forces``, stress in eV/Å³ with ASE's sign under ``stress``; each may be missing in
-        any frame. ``charge`` (e), ``spin`` (2S+1), ``config_type=isolated_atom`` and one of ``group``,
-        ``molecule``, ``src`` are understood; a ``dataset`` tag has to agree with the file name.
+        forces in eV/Å under ``forces``, stress in eV/Å³ with ASE's sign under ``stress``; each may be
+        missing in any frame. ``charge`` (e), ``spin`` (2S+1), ``config_type=isolated_atom`` and one of
+        ``group``, ``molecule``, ``src`` are understood; a ``dataset`` tag has to agree with the file name.
     cache_dir
         Folder of the cache; `cache.default_cache_dir` if not given.
 

@@ -153,7 +153,7 @@ class Frames:
             (xx, xy, xz), (_, yy, yz), (_, _, zz) = s.stress
             labels["stress"] = np.array([xx, yy, zz, yz, xz, xy])
         if labels:
-            atoms.calc = SinglePointCalculator(atoms, **labels)  # type: ignore[no-untyped-call]
+            atoms.calc = SinglePointCalculator(atoms, **labels)
         return atoms
 
 
