@@ -1,0 +1,148 @@
+"""PaiNN, the polarizable atom interaction neural network.
+
+Schütt, Unke & Gastegger, *Equivariant message passing for the prediction of tensorial properties and molecular spectra*,
+ICML 2021 (arXiv:2102.03150).
+
+======================  ====================================  ===============================================
+paper                   here                                  shape
+======================  ====================================  ===============================================
+s_i                     ``scalars``                           ``(N, F)``
+v_i                     ``vectors``                           ``(N, 3, F)``
+φ(s_j), eq. 7           ``Message.context``                   ``(N, 3F)``
+W(‖r_ij‖), eq. 7        ``Message.filters`` on the basis      ``(E, 3F)``
+r_ij/‖r_ij‖             ``directions``                        ``(E, 3)``; from receiver i to sender j
+U v, V v, eq. 9–10      ``Update.mix``                        ``(N, 3, 2F)``
+a_ss, a_sv, a_vv        ``Update.gates``                      ``(N, 3F)``
+======================  ====================================  ===============================================
+
+Deviations, each for smoothness or cost, none of which changes what the network can express:
+
+* The paper's cosine cutoff (C¹) is replaced by the C² envelope that the radial basis carries; filters have no bias, so
+  every edge quantity vanishes with it.
+* ‖Vv‖ is √(|Vv|² + ε²) with ε = 0.1: gradient and curvature stay finite at |Vv| = 0, which is where every atom of a
+  symmetric crystal sits. (ε = 10⁻⁴, as often seen, puts a curvature of 10⁴ there, that is into the phonons.)
+* Messages are divided by a constant √n̄ of the order of the number of neighbors, so that the sum starts at unit scale.
+* Terms that are identically zero or never read are left out: the v_j term of the first layer, the vector update of the last.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from hydrapot.potential.edges import gather, spread_kinds, sum_edges
+from hydrapot.potential.graph import MAX_ATOMIC_NUMBER, Graph
+from hydrapot.potential.radial import BesselBasis
+
+#: ε of the smooth norm, in units of the vector features.
+NORM_SOFTENING = 0.1
+
+
+def smooth_norm(vectors: Tensor) -> Tensor:
+    """√(|v|² + ε²) over dimension 1: ``(N, 3, F)`` → ``(N, F)``."""
+    return torch.sqrt((vectors * vectors).sum(dim=1) + NORM_SOFTENING**2)
+
+
+class Message(nn.Module):
+    """Eq. 7 and 8: s_i += Σ_j a_ij,  v_i += Σ_j (b_ij r̂_ij + c_ij v_j)."""
+
+    def __init__(self, *, channels: int, n_radial: int, neighbor_scale: float, first: bool) -> None:
+        super().__init__()
+        self.channels = channels
+        self.first = first
+        self.scale = 1.0 / math.sqrt(neighbor_scale)
+        parts = 2 if first else 3
+        self.hidden = nn.Linear(channels, channels)
+        self.context = nn.Linear(channels, parts * channels)
+        self.filters = nn.Linear(n_radial, parts * channels, bias=False)
+
+    def forward(
+        self, scalars: Tensor, vectors: Tensor, basis: Tensor, directions: Tensor, graph: Graph
+    ) -> tuple[Tensor, Tensor]:
+        """Scalars and vectors after the messages of all neighbors."""
+        context = self.context(silu(self.hidden(scalars)))
+        edge = gather(context, graph) * (self.filters(basis) * self.scale)
+        parts = edge.split(self.channels, dim=1)
+        edge_vectors = parts[1][:, None, :] * directions[:, :, None]
+        if not self.first:
+            edge_vectors = edge_vectors + parts[2][:, None, :] * gather(vectors, graph)
+        return scalars + sum_edges(parts[0], graph), vectors + sum_edges(edge_vectors, graph)
+
+
+class Update(nn.Module):
+    """Eq. 9 and 10: atom-wise mixing of scalars and vectors."""
+
+    def __init__(self, *, channels: int, last: bool) -> None:
+        super().__init__()
+        self.channels = channels
+        self.last = last
+        self.mix = nn.Linear(channels, 2 * channels, bias=False)
+        self.hidden = nn.Linear(2 * channels, channels)
+        self.gates = nn.Linear(channels, (2 if last else 3) * channels)
+
+    def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Scalars and vectors after mixing; the last layer returns its vectors unchanged."""
+        u, v = self.mix(vectors).split(self.channels, dim=2)
+        gates = self.gates(silu(self.hidden(torch.cat([scalars, smooth_norm(v)], dim=1)))).split(self.channels, dim=1)
+        scalars = scalars + gates[0] + gates[1] * (u * v).sum(dim=1)
+        if not self.last:
+            vectors = vectors + gates[2][:, None, :] * u
+        return scalars, vectors
+
+    def without_neighbors(self, scalars: Tensor) -> Tensor:
+        """The scalar update of an atom whose vectors are zero: ``(K, F)`` → ``(K, F)``."""
+        norms = torch.full_like(scalars, NORM_SOFTENING)
+        return scalars + self.gates(silu(self.hidden(torch.cat([scalars, norms], dim=1))))[:, : self.channels]
+
+
+class PaiNN(nn.Module):
+    """Encoder: graph → invariant node features.
+
+    Parameters
+    ----------
+    channels
+        F, width of scalar and vector features.
+    layers
+        Number of message + update blocks; the receptive field is layers · cutoff.
+    n_radial
+        Radial basis functions.
+    cutoff
+        Å.
+    neighbor_scale
+        n̄, typical number of neighbors in the training data.
+    """
+
+    def __init__(self, *, channels: int, layers: int, n_radial: int, cutoff: float, neighbor_scale: float) -> None:
+        super().__init__()
+        self.channels = channels
+        self.basis = BesselBasis(n_radial=n_radial, cutoff=cutoff)
+        self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, channels)
+        self.messages = nn.ModuleList(
+            Message(channels=channels, n_radial=n_radial, neighbor_scale=neighbor_scale, first=k == 0) for k in range(layers)
+        )
+        self.updates = nn.ModuleList(Update(channels=channels, last=k == layers - 1) for k in range(layers))
+
+    def embed(self, kinds: Tensor, conditioning: Tensor) -> Tensor:
+        """Features of atom kinds before any layer: ``(K, 3)``, ``(K, F)`` → ``(K, F)``."""
+        return self.embedding(kinds[:, 0]) + conditioning
+
+    def forward(self, kind_features: Tensor, graph: Graph) -> Tensor:
+        """Node features ``(N, F)`` from the embedded kinds ``(K, F)`` and the graph, in the dtype of the kinds."""
+        scalars = spread_kinds(kind_features, graph)
+        vectors = scalars.new_zeros(scalars.shape[0], 3, self.channels)
+        edge_vectors = graph.edge_vectors.to(scalars.dtype)
+        distances = torch.linalg.vector_norm(edge_vectors, dim=1)
+        directions = edge_vectors / distances[:, None]
+        basis = self.basis(distances)
+        for message, update in zip(self.messages, self.updates, strict=True):
+            scalars, vectors = message(scalars, vectors, basis, directions, graph)
+            scalars, vectors = update(scalars, vectors)
+        return scalars
+
+    def without_neighbors(self, kind_features: Tensor) -> Tensor:
+        """Node features of atoms that have no neighbor: ``(K, F)`` → ``(K, F)``; equals `forward` on such atoms."""
+        scalars = kind_features
+        for update in self.updates:
+            scalars = update.without_neighbors(scalars)
+        return scalars

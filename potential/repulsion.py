@@ -1,0 +1,73 @@
+"""Screened nuclear repulsion at short range, the wall that no training set samples.
+
+Ziegler, Biersack & Littmark, *The Stopping and Range of Ions in Solids* (1985), universal potential:
+V(r) = k Z_i Z_j / r · φ(r/a), a = 0.46850 Å / (Z_i^0.23 + Z_j^0.23), φ a sum of four exponentials. It is multiplied by
+the C² envelope with its cutoff at the sum of the covalent radii (Cordero et al., Dalton Trans. 2832 (2008), as in ASE), so that
+bonds at their usual length feel (almost) nothing of it and the energy stays smooth.
+"""
+
+import numpy as np
+import torch
+from ase.data import covalent_radii
+from torch import Tensor, nn
+
+from hydrapot.potential.graph import MAX_ATOMIC_NUMBER, Graph
+
+#: e²/(4πε₀) in eV·Å (CODATA 2018).
+COULOMB = 14.399645478425668
+_AMPLITUDES = (0.18175, 0.50986, 0.28022, 0.02817)
+_DECAYS = (3.19980, 0.94229, 0.40290, 0.20162)
+_SCREENING_LENGTH = 0.46850
+#: Radius for elements that have none tabulated (beyond Cm).
+_FALLBACK_RADIUS = 1.7
+
+
+def _radii() -> np.ndarray:
+    radii = np.full(MAX_ATOMIC_NUMBER + 1, _FALLBACK_RADIUS)
+    known = min(len(covalent_radii), 97)
+    radii[:known] = covalent_radii[:known]
+    return radii
+
+
+class ZBLRepulsion(nn.Module):
+    """Smoothly truncated universal ZBL pair repulsion; no trainable parameter, always float64.
+
+    Parameters
+    ----------
+    cutoff
+        Å; the range of a pair never exceeds it.
+    """
+
+    radii: Tensor
+
+    def __init__(self, *, cutoff: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self._radii = torch.from_numpy(_radii())
+
+    def forward(self, graph: Graph) -> Tensor:
+        """Half of every pair's energy on each of its two atoms: ``(N,)`` eV, float64."""
+        edge_vectors = graph.edge_vectors.double()
+        receivers, senders = graph.edge_index
+        distances = torch.linalg.vector_norm(edge_vectors, dim=1)
+        z = graph.numbers.double()
+        radii = self._radii.to(graph.numbers.device)[graph.numbers]
+        range_ = torch.clamp(radii[receivers] + radii[senders], max=self.cutoff)
+        rest = torch.relu(1.0 - distances / range_)
+        x = distances / range_
+        switch = rest * rest * rest * (1.0 + x * (3.0 + 6.0 * x))
+        power = z**0.23
+        reduced = distances * (power[receivers] + power[senders]) / _SCREENING_LENGTH
+        screening = sum(
+            (a * torch.exp(-d * reduced) for a, d in zip(_AMPLITUDES, _DECAYS, strict=True)), torch.zeros_like(reduced)
+        )
+        pair = COULOMB * z[receivers] * z[senders] / distances * screening * switch
+        return 0.5 * pair.view(graph.n_atoms, graph.degree).sum(dim=1)
+
+
+class NoRepulsion(nn.Module):
+    """What a model without short-range repulsion uses."""
+
+    def forward(self, graph: Graph) -> Tensor:
+        """Zeros ``(N,)``, float64."""
+        return graph.edge_vectors.new_zeros(graph.n_atoms, dtype=torch.float64)

@@ -1,0 +1,88 @@
+"""The training objective: robust, scaled errors of energy, forces and virial.
+
+Every error is divided by a scale of its dataset before it enters a pseudo-Huber norm, so that a set at 1,000 GPa does not
+outvote a molecule at rest, and one mislabeled frame does not outvote its dataset. Force errors enter as vectors, which
+keeps the loss independent of the orientation of the axes. Sums are accumulated in float64.
+"""
+
+from typing import NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+
+class ObjectiveConfig(BaseModel):
+    """Weights of the three terms; errors are in units of each dataset's scale."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    energy: float = Field(default=1.0, ge=0, description="Weight of the error of the energy per atom.")
+    forces: float = Field(default=10.0, ge=0, description="Weight of the mean error of the force vectors.")
+    stress: float = Field(default=1.0, ge=0, description="Weight of the error of the virial per atom.")
+    energy_delta: float = Field(default=0.02, gt=0, description="Pseudo-Huber width for energies, in dataset scales.")
+    force_delta: float = Field(default=0.02, gt=0, description="Pseudo-Huber width for forces, in dataset scales.")
+
+
+class Targets(NamedTuple):
+    """Labels of a batch of ``G`` structures and ``N`` atoms, all float64; a weight of 0 marks a missing label.
+
+    The energies are interaction energies: reference energies and short-range repulsion are subtracted beforehand, in
+    float64, from energy, forces and virial alike.
+    """
+
+    energy: Tensor  # (G,) eV
+    forces: Tensor  # (N, 3) eV/Å
+    strain_gradient: Tensor  # (G, 3, 3) eV: stress · volume
+    energy_weight: Tensor  # (G,)
+    force_weight: Tensor  # (N,)
+    strain_weight: Tensor  # (G,)
+    energy_scale: Tensor  # (G,) eV per atom
+    force_scale: Tensor  # (G,) eV/Å
+    atoms: Tensor  # (G,) number of atoms
+
+
+class Losses(NamedTuple):
+    """The weighted sum and its three unweighted terms, scalars in float64."""
+
+    total: Tensor
+    energy: Tensor
+    forces: Tensor
+    stress: Tensor
+
+
+def pseudo_huber(squared: Tensor, *, delta: float) -> Tensor:
+    """√(x² + δ²) − δ from x²: quadratic below δ, linear above, smooth throughout."""
+    return torch.sqrt(squared + delta * delta) - delta
+
+
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    # The clamp only acts when no label of this kind is in the batch, where the numerator is 0 too.
+    return (values * weights).sum() / weights.gt(0).sum().clamp(min=1)
+
+
+def objective(
+    energy: Tensor, forces: Tensor, strain_gradient: Tensor, targets: Targets, batch: Tensor, *, config: ObjectiveConfig
+) -> Losses:
+    """Loss of predictions against `targets`.
+
+    Parameters
+    ----------
+    energy, forces, strain_gradient
+        ``(G,)`` eV, ``(N, 3)`` eV/Å, ``(G, 3, 3)`` eV; the learned part of the interaction energy and its derivatives.
+    batch
+        ``(N,)`` structure of each atom.
+    """
+    per_atom = targets.atoms * targets.energy_scale
+    e = pseudo_huber(((energy.double() - targets.energy) / per_atom) ** 2, delta=config.energy_delta)
+    df = (forces.double() - targets.forces) / targets.force_scale[batch][:, None]
+    f = pseudo_huber((df * df).sum(dim=1), delta=config.force_delta)
+    dw = (strain_gradient.double() - targets.strain_gradient) / per_atom[:, None, None]
+    s = pseudo_huber((dw * dw).sum(dim=(1, 2)) / 3.0, delta=config.energy_delta)
+    terms = (
+        _weighted_mean(e, targets.energy_weight),
+        _weighted_mean(f, targets.force_weight),
+        _weighted_mean(s, targets.strain_weight),
+    )
+    total = config.energy * terms[0] + config.forces * terms[1] + config.stress * terms[2]
+    return Losses(total, *(t.detach() for t in terms))
