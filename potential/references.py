@@ -128,11 +128,12 @@ def fit_references(
 
         Σ_s ρ((y_s − x_s·ε) / σ)  +  Σ_Z ((ε_Z − prior_Z) / prior_width)²
 
-    with Huber's ρ(u) = u² for |u| ≤ k = 1.345 and 2k|u| − k² beyond (Huber 1964), so that a tail of compressed
-    or broken structures does not draw the references along, and σ the median absolute deviation of the residuals,
-    by iterated reweighting. In combinations of elements that do not occur at all (singular value below 1e-6 of the largest) the result
-    *is* the prior, to rounding; in those that occur often the prior has no weight worth mentioning, because
-    σ/prior_width is small; one structure with a rare element moves that element part of the way.
+    with Huber's ρ(u) = u² for |u| ≤ k = 1.345 and 2k|u| − k² beyond (Huber 1964), so that a tail of
+    compressed or broken structures does not draw the references along, and σ the median absolute
+    deviation of the residuals, by iterated reweighting. In combinations of elements that do not occur at
+    all (singular value below 1e-6 of the largest) the result *is* the prior, to rounding; in those that
+    occur often the prior has no weight worth mentioning, because σ/prior_width is small; one structure
+    with a rare element moves that element part of the way.
 
     Parameters
     ----------
