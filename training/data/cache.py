@@ -38,7 +38,8 @@ def cache_file(name: str, raw: bytes, *, cache_dir: str | Path | None = None) ->
 def load(file: Path) -> Frames | None:
     """Return the cached dataset, or None when there is none or it is damaged (which is logged)."""
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        # numpy leaves a file that it opened itself open when the archive is damaged.
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
             columns: dict[str, Any] = {key: stored[key] for key in stored.files}
         columns["name"] = str(columns["name"])
         if set(columns) != {field.name for field in fields(Frames)}:
