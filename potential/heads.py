@@ -25,16 +25,15 @@ class EnergyHead(nn.Module):
     hidden
         Width of the hidden layer.
     scale
-        eV; what the network's unit output means for this dataset. Fixed, not trained.
+        eV; what the network's unit output means for this dataset. Fixed, not trained. A plain number rather than a
+        buffer, so that ``Potential.float()`` leaves it in double precision.
     """
-
-    scale: Tensor
 
     def __init__(self, *, channels: int, hidden: int, scale: float = 1.0) -> None:
         super().__init__()
         self.hidden = nn.Linear(channels, hidden)
         self.output = nn.Linear(hidden, 1, bias=False)
-        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
+        self.scale = float(scale)
 
     def forward(self, features: Tensor, isolated: Tensor, graph: Graph) -> Tensor:
         """Interaction energy per atom, ``(N,)`` eV, float64.
@@ -50,7 +49,7 @@ class EnergyHead(nn.Module):
         """
         atom = self.output(silu(self.hidden(features)))
         alone = self.output(silu(self.hidden(isolated)))
-        return (atom - spread_kinds(alone, graph))[:, 0].double() * self.scale.double()
+        return (atom - spread_kinds(alone, graph))[:, 0].double() * self.scale
 
 
 def stacked_energies(heads: Sequence[EnergyHead], features: Tensor, isolated: Tensor, graph: Graph) -> Tensor:
@@ -62,7 +61,7 @@ def stacked_energies(heads: Sequence[EnergyHead], features: Tensor, isolated: Te
     weight = torch.cat([h.hidden.weight for h in heads])  # (H·D, F)
     bias = torch.cat([h.hidden.bias for h in heads])
     output = torch.cat([h.output.weight for h in heads])  # (H, D)
-    scale = torch.stack([h.scale for h in heads]).to(features.dtype)
+    scale = features.new_tensor([h.scale for h in heads])
 
     def evaluate(x: Tensor) -> Tensor:
         hidden = silu(torch.addmm(bias, x, weight.t())).view(x.shape[0], *output.shape)

@@ -30,16 +30,16 @@ class BesselBasis(nn.Module):
         r_c in Å.
     """
 
-    frequencies: Tensor
-
     def __init__(self, *, n_radial: int, cutoff: float) -> None:
         super().__init__()
         self.cutoff = cutoff
+        self.n_radial = n_radial
         self.prefactor = math.sqrt(2.0 / cutoff)
-        frequencies = torch.arange(1, n_radial + 1, dtype=torch.float64) * (math.pi / cutoff)
-        self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, distances: Tensor) -> Tensor:
         """``(E,)`` Å, positive → ``(E, n_radial)``, Å^(−3/2)."""
         scale = self.prefactor * envelope(distances, cutoff=self.cutoff) / distances
-        return torch.sin(distances[:, None] * self.frequencies.to(distances.dtype)) * scale[:, None]
+        # Not a buffer: casting the model to float32 and back would leave float32 digits in it.
+        orders = torch.arange(1, self.n_radial + 1, dtype=torch.float64, device=distances.device)
+        frequencies = (orders * (math.pi / self.cutoff)).to(distances.dtype)
+        return torch.sin(distances[:, None] * frequencies) * scale[:, None]
