@@ -25,8 +25,8 @@ class EnergyHead(nn.Module):
     hidden
         Width of the hidden layer.
     scale
-        eV; what the network's unit output means for this dataset. Fixed, not trained. A plain number rather than a
-        buffer, so that ``Potential.float()`` leaves it in double precision.
+        eV; what the network's unit output means for this dataset. Fixed, not trained. A plain number rather
+        than a buffer, so that ``Potential.float()`` leaves it in double precision.
     """
 
     def __init__(self, *, channels: int, hidden: int, scale: float = 1.0) -> None:
