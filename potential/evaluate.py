@@ -28,6 +28,9 @@ class Prediction:
     ----------
     energy
         ``(G,)`` eV, reference energies included.
+    interaction_energy
+        ``(G,)`` eV relative to isolated atoms, never mixed with them: next to 1e6 eV of an all-electron code the
+        difference of two totals would be rounded to 1e-10 eV.
     reference_energy
         ``(G,)`` eV: the sum of reference energies of the isolated atoms.
     energies
@@ -43,17 +46,13 @@ class Prediction:
     """
 
     energy: Tensor
+    interaction_energy: Tensor
     reference_energy: Tensor
     energies: Tensor
     forces: Tensor
     virial: Tensor
     virials: Tensor
     stress: Tensor
-
-    @property
-    def interaction_energy(self) -> Tensor:
-        """``(G,)`` eV relative to isolated atoms."""
-        return self.energy - self.reference_energy
 
 
 def evaluate(
@@ -100,7 +99,8 @@ def evaluate(
     references = torch.from_numpy(potential.references[head].values).to(interaction.device)[graph.numbers]
     zeros = interaction.new_zeros(graph.n_graphs)
     reference_energy = zeros.index_add(0, graph.batch, references)
-    energy = zeros.index_add(0, graph.batch, interaction) + reference_energy
+    interaction_energy = zeros.index_add(0, graph.batch, interaction)
+    energy = interaction_energy + reference_energy
     if not bool(torch.isfinite(energy).all() and torch.isfinite(forces).all()):
         raise SimulationError(
             "the energy or a force is not finite (NaN or infinity): two atoms are very close, or the weights are damaged"
@@ -109,6 +109,7 @@ def evaluate(
     volume = torch.where(periodic, volumes(graph), torch.full_like(zeros, torch.nan))
     return Prediction(
         energy=energy,
+        interaction_energy=interaction_energy,
         reference_energy=reference_energy,
         energies=interaction + references,
         forces=forces,

@@ -1,0 +1,132 @@
+"""Small test structures of given elements: crystals, molecules, slabs, wires, awkward cells.
+
+Bond lengths follow the covalent radii (Cordero et al. 2008, as in ASE), so that a trained head sees distances
+of a usual size, whatever the elements; nothing else about them is meant to be physical.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk
+from ase.data import covalent_radii
+from numpy.typing import NDArray
+
+#: Å, where nothing is tabulated (beyond Cm).
+_UNKNOWN_RADIUS = 1.7
+
+
+def radius(number: int) -> float:
+    """Covalent radius of an atomic number, Å."""
+    return float(covalent_radii[number]) if number <= 96 else _UNKNOWN_RADIUS
+
+
+def bond(a: int, b: int) -> float:
+    """Usual distance of two atoms, Å."""
+    return radius(a) + radius(b)
+
+
+def representative(elements: Sequence[int], *, count: int = 3) -> list[int]:
+    """Up to `count` of the elements, spread evenly over their list from the lightest to the heaviest."""
+    chosen = np.unique(np.linspace(0, len(elements) - 1, count).round().astype(int))
+    return [elements[k] for k in chosen]
+
+
+def cluster(elements: Sequence[int], *, size: int, seed: int) -> Atoms:
+    """A molecule without symmetry: atoms 1.1 usual bond lengths from an earlier one, none nearer to any."""
+    rng = np.random.default_rng(seed)
+    numbers = [elements[k % len(elements)] for k in range(size)]
+    positions = [np.zeros(3)]
+    while len(positions) < size:
+        z = numbers[len(positions)]
+        partner = int(rng.integers(len(positions)))
+        direction = rng.normal(size=3)
+        trial = positions[partner] + 1.1 * bond(z, numbers[partner]) * direction / np.linalg.norm(direction)
+        distances = np.linalg.norm(np.array(positions) - trial, axis=1)
+        usual = np.array([bond(z, other) for other in numbers[: len(positions)]])
+        if np.all(distances >= 1.0999 * usual):
+            positions.append(trial)
+    return Atoms(numbers, positions=np.array(positions))
+
+
+def perfect_crystal(elements: Sequence[int]) -> Atoms:
+    """A crystal with every atom on a center of inversion: rock salt of two elements, else fcc, cubic cell."""
+    if len(elements) > 1:
+        a, b = elements[0], elements[-1]
+        return _relabel(bulk("NaCl", "rocksalt", a=2.2 * bond(a, b), cubic=True), [a, b])
+    return _relabel(
+        bulk("Cu", a=1.1 * np.sqrt(2) * bond(elements[0], elements[0]), cubic=True), [elements[0]]
+    )
+
+
+def primitive_fcc(number: int) -> Atoms:
+    """One atom in the primitive fcc cell, smaller than any cutoff."""
+    return _relabel(bulk("Cu", a=1.1 * np.sqrt(2) * bond(number, number)), [number])
+
+
+def standard_structures(elements: Sequence[int], *, seed: int = 0) -> dict[str, Atoms]:
+    """The structures of the contract, made of up to three of the `elements`.
+
+    Returns
+    -------
+    ``molecule`` (no cell), ``crystal`` (rattled, cubic), ``skewed`` (two atoms, strongly skewed cell that is
+    smaller than the cutoff), ``primitive`` (one atom), ``slab`` (third lattice vector zero), ``wire`` (two of
+    them zero).
+    """
+    chosen = representative(elements)
+    rng = np.random.default_rng(seed)
+    longest = max(bond(a, b) for a in chosen for b in chosen)
+
+    crystal = bulk("Cu", a=1.1 * np.sqrt(2) * longest, cubic=True)
+    crystal.numbers[:] = [chosen[k % len(chosen)] for k in range(4)]
+    _rattle(crystal, longest, rng)
+
+    skewed = bulk("CsCl", "cesiumchloride", a=2.2 / np.sqrt(3) * longest)
+    skewed.numbers[:] = [chosen[0], chosen[-1]]
+    _rattle(skewed, longest, rng)
+    skewed.set_cell(np.array([[1, 0, 0], [2, 1, 0], [-1, 3, 1]]) @ skewed.cell.array, scale_atoms=False)
+
+    a = 1.1 * longest
+    slab = Atoms(
+        [chosen[k % len(chosen)] for k in range(4)],
+        positions=[
+            [0, 0, 0],
+            [a / 2, a / 2, a / np.sqrt(2)],
+            [0, 0, a * np.sqrt(2)],
+            [a / 2, a / 2, -a * 0.8],
+        ],
+        cell=[[a, 0, 0], [0.3 * a, a, 0], [0, 0, 0]],
+        pbc=[True, True, False],
+    )
+    _rattle(slab, longest, rng)
+    wire = Atoms(
+        [chosen[k % len(chosen)] for k in range(2)],
+        positions=[[0, 0, 0], [0.8 * a, 0, 0.8 * a]],
+        cell=[[0, 0, 0], [0, 0, 0], [0, 0.2 * a, 1.6 * a]],
+        pbc=[False, False, True],
+    )
+    _rattle(wire, longest, rng)
+    return {
+        "molecule": cluster(chosen, size=6, seed=seed),
+        "crystal": crystal,
+        "skewed": skewed,
+        "primitive": primitive_fcc(chosen[-1]),
+        "slab": slab,
+        "wire": wire,
+    }
+
+
+def rotation(rng: np.random.Generator) -> NDArray[np.float64]:
+    """A random proper rotation ``(3, 3)``, uniformly distributed."""
+    q, r = np.linalg.qr(rng.normal(size=(3, 3)))
+    q = q * np.sign(np.diag(r))
+    return np.asarray(q * np.sign(np.linalg.det(q)))
+
+
+def _relabel(atoms: Atoms, numbers: Sequence[int]) -> Atoms:
+    atoms.numbers[:] = [numbers[k % len(numbers)] for k in range(len(atoms))]
+    return atoms
+
+
+def _rattle(atoms: Atoms, length: float, rng: np.random.Generator) -> None:
+    atoms.positions += 0.03 * length * rng.normal(size=(len(atoms), 3))
