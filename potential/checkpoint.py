@@ -86,10 +86,14 @@ def save(potential: Potential, path: str | Path) -> str:
         spans[_span_name(head)] = torch.from_numpy(_pack_span(references, head=head))
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        **potential.info.model_dump(mode="json"),
+        **potential.info.model_dump(),
         "reference_energies": energies,
         "scales": {head: potential.head(head).scale for head in potential.heads},
     }
+    try:
+        _parse(document)  # model_copy and model_construct of pydantic check nothing
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: not written: {error}") from error
     return container.write(path, kind=_KIND, document=document, tensors={**weights, **spans})
 
 
@@ -107,9 +111,12 @@ def read(path: str | Path) -> Potential:
     raw = container.read(path, kind=_KIND, what=_WHAT)
     try:
         document, tensors = upgrade(raw.document, raw.tensors, target=SCHEMA_VERSION)
-        return _build(_parse(document), tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    try:
+        return _build(_parse(document), tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}; get the file again") from error
 
 
 def _parse(document: Mapping[str, Any]) -> CheckpointDocument:
@@ -118,10 +125,10 @@ def _parse(document: Mapping[str, Any]) -> CheckpointDocument:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"invalid document: {where}: {first['msg']}; get the file again") from error
+        raise CheckpointError(f"invalid document: {where}: {first['msg']}") from error
     for field in ("reference_energies", "scales"):
         if set(getattr(parsed, field)) != set(parsed.heads):
-            raise CheckpointError(f"invalid document: {field} are not those of its heads; get the file again")
+            raise CheckpointError(f"invalid document: {field} are not those of its heads")
     return parsed
 
 
@@ -134,24 +141,21 @@ def _build(document: CheckpointDocument, tensors: dict[str, Tensor]) -> Potentia
         span = spans.pop(_span_name(head), None)
         references[head] = _unpack_references(head, info.heads[head].references, energies, span)
     if spans:
-        raise CheckpointError(f"unexpected tensor {min(spans)!r}; get the file again")
+        raise CheckpointError(f"unexpected tensor {min(spans)!r}")
     if (dtypes := {t.dtype for t in weights.values()}) not in ({torch.float32}, {torch.float64}):
-        raise CheckpointError(
-            f"weights are {', '.join(sorted(map(str, dtypes))) or 'missing'}; get the file again"
-        )
+        raise CheckpointError(f"weights are {', '.join(sorted(map(str, dtypes))) or 'missing'}")
     with torch.random.fork_rng(devices=[]):  # the random weights of a new model are overwritten
         potential = Potential(info, references=references, scales=document.scales)
     potential = potential.to(dtypes.pop())
     expected = {_NETWORK + name: tensor.shape for name, tensor in potential.state_dict().items()}
     for name in sorted(expected.keys() | weights.keys()):
         if name not in weights:
-            raise CheckpointError(f"missing tensor {name!r}; get the file again")
+            raise CheckpointError(f"missing tensor {name!r}")
         if name not in expected:
-            raise CheckpointError(f"unexpected tensor {name!r}; get the file again")
+            raise CheckpointError(f"unexpected tensor {name!r}")
         if weights[name].shape != expected[name]:
             raise CheckpointError(
-                f"tensor {name!r} has shape {tuple(weights[name].shape)}, not {tuple(expected[name])}; "
-                "get the file again"
+                f"tensor {name!r} has shape {tuple(weights[name].shape)}, not {tuple(expected[name])}"
             )
     potential.load_state_dict(
         {name.removeprefix(_NETWORK): tensor for name, tensor in weights.items()}, strict=True
@@ -181,11 +185,11 @@ def _unpack_references(
         )
     name = _span_name(head)
     if span is None:
-        raise CheckpointError(f"missing tensor {name!r}; get the file again")
+        raise CheckpointError(f"missing tensor {name!r}")
     if span.dtype != torch.float64 or span.ndim != 2 or span.shape[1] != len(energies):
         raise CheckpointError(
             f"tensor {name!r} is {span.dtype} of shape {tuple(span.shape)}, not float64 of shape "
-            f"(k, {len(energies)}); get the file again"
+            f"(k, {len(energies)})"
         )
     columns = [atomic_numbers[symbol] for symbol in energies]
     values = np.full(N_ELEMENTS, np.nan)

@@ -80,7 +80,10 @@ def write(
     CheckpointError
         The document holds something that JSON cannot express, or the file cannot be written.
     """
-    plain = _plain(document, "")
+    try:
+        plain = _plain(document, "")
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: not written: {error}") from error
     if not allow_nan and (bad := _not_finite(plain, "")):
         raise CheckpointError(f"{path}: not written: {bad} is not a finite number; leave it out")
     plain[HASH_KEY] = content_hash(plain, tensors)
@@ -183,7 +186,7 @@ def _plain(value: Any, where: str) -> Any:
         return [_plain(item, f"{where}[{k}]") for k, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: _plain(item, f"{where}.{key}" if where else key) for key, item in value.items()}
-    raise CheckpointError(f"{where or 'document'}: {type(value).__name__} cannot be stored as JSON")
+    raise CheckpointError(f"{where or 'document'} is {type(value).__name__}, which JSON does not have")
 
 
 def _not_finite(value: Any, where: str) -> str:

@@ -47,7 +47,7 @@ class EnergyHead(nn.Module):
         graph
             Gives the kind of each atom.
         """
-        atom = self.output(silu(self.hidden(features)))
+        atom: Tensor = self.output(silu(self.hidden(features)))
         alone = self.output(silu(self.hidden(isolated)))
         return (atom - spread_kinds(alone, graph))[:, 0].double() * self.scale
 
