@@ -1,8 +1,8 @@
 """Training state on disk, without pickle: tensors in a safetensors file, all else as JSON in its header.
 
 What is kept is what no configuration can tell: weights, optimizer moments, averages, positions, generator
-states. Learning rates, betas and the like belong to the configuration and are not stored. All of it comes back
-to the last bit, so that on a CPU a resumed run continues as if it had never been interrupted.
+states. Learning rates, betas and the like belong to the configuration and are not stored. All of it comes
+back to the last bit, so that on a CPU a resumed run continues as if it had never been interrupted.
 """
 
 from collections.abc import Mapping
