@@ -1,1 +1,5 @@
-"""Thin adapters that let simulation engines call a potential: units and shapes, no physics."""
+"""Adapters of the potential to simulation engines: units and shapes, no physics."""
+
+from hydrapot.calculators.ase import HydrapotCalculator
+
+__all__ = ["HydrapotCalculator"]
