@@ -2,8 +2,8 @@
 
 Ziegler, Biersack & Littmark, *The Stopping and Range of Ions in Solids* (1985), universal potential:
 V(r) = k Z_i Z_j / r · φ(r/a), a = 0.46850 Å / (Z_i^0.23 + Z_j^0.23), φ a sum of four exponentials. It is multiplied by
-the C² envelope with its cutoff at the sum of the covalent radii (Cordero et al., Dalton Trans. 2832 (2008), as in ASE), so that
-bonds at their usual length feel (almost) nothing of it and the energy stays smooth.
+the C² envelope with its cutoff at 0.85 times the sum of the covalent radii (Cordero et al., Dalton Trans. 2832 (2008),
+as in ASE), so that bonds at their usual length feel nothing of it and the energy stays smooth.
 """
 
 import numpy as np
@@ -18,6 +18,8 @@ COULOMB = 14.399645478425668
 _AMPLITUDES = (0.18175, 0.50986, 0.28022, 0.02817)
 _DECAYS = (3.19980, 0.94229, 0.40290, 0.20162)
 _SCREENING_LENGTH = 0.46850
+#: Range of a pair over the sum of its covalent radii.
+RANGE_FACTOR = 0.85
 #: Radius for elements that have none tabulated (beyond Cm).
 _FALLBACK_RADIUS = 1.7
 
@@ -52,7 +54,7 @@ class ZBLRepulsion(nn.Module):
         distances = torch.linalg.vector_norm(edge_vectors, dim=1)
         z = graph.numbers.double()
         radii = self._radii.to(graph.numbers.device)[graph.numbers]
-        range_ = torch.clamp(radii[receivers] + radii[senders], max=self.cutoff)
+        range_ = torch.clamp(RANGE_FACTOR * (radii[receivers] + radii[senders]), max=self.cutoff)
         rest = torch.relu(1.0 - distances / range_)
         x = distances / range_
         switch = rest * rest * rest * (1.0 + x * (3.0 + 6.0 * x))

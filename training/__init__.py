@@ -1,1 +1,1 @@
-"""Everything that is needed to fit a potential and nothing that inference needs."""
+"""Datasets, objectives and the trainer of multi-head potentials."""

@@ -21,6 +21,7 @@ class ObjectiveConfig(BaseModel):
     forces: float = Field(default=10.0, ge=0, description="Weight of the mean error of the force vectors.")
     stress: float = Field(default=1.0, ge=0, description="Weight of the error of the virial per atom.")
     energy_delta: float = Field(default=0.02, gt=0, description="Pseudo-Huber width for energies, in dataset scales.")
+    stress_delta: float = Field(default=0.02, gt=0, description="Pseudo-Huber width for virials, in dataset scales.")
     force_delta: float = Field(default=0.02, gt=0, description="Pseudo-Huber width for forces, in dataset scales.")
 
 
@@ -39,6 +40,7 @@ class Targets(NamedTuple):
     strain_weight: Tensor  # (G,)
     energy_scale: Tensor  # (G,) eV per atom
     force_scale: Tensor  # (G,) eV/Å
+    strain_scale: Tensor  # (G,) eV per atom
     atoms: Tensor  # (G,) number of atoms
 
 
@@ -73,12 +75,12 @@ def objective(
     batch
         ``(N,)`` structure of each atom.
     """
-    per_atom = targets.atoms * targets.energy_scale
-    e = pseudo_huber(((energy.double() - targets.energy) / per_atom) ** 2, delta=config.energy_delta)
+    de = (energy.double() - targets.energy) / (targets.atoms * targets.energy_scale)
+    e = pseudo_huber(de * de, delta=config.energy_delta)
     df = (forces.double() - targets.forces) / targets.force_scale[batch][:, None]
     f = pseudo_huber((df * df).sum(dim=1), delta=config.force_delta)
-    dw = (strain_gradient.double() - targets.strain_gradient) / per_atom[:, None, None]
-    s = pseudo_huber((dw * dw).sum(dim=(1, 2)) / 3.0, delta=config.energy_delta)
+    dw = (strain_gradient.double() - targets.strain_gradient) / (targets.atoms * targets.strain_scale)[:, None, None]
+    s = pseudo_huber((dw * dw).sum(dim=(1, 2)) / 3.0, delta=config.stress_delta)
     terms = (
         _weighted_mean(e, targets.energy_weight),
         _weighted_mean(f, targets.force_weight),

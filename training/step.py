@@ -8,16 +8,16 @@ same numbers.
 
 import logging
 from collections.abc import Callable
-from dataclasses import fields
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hydrapot.potential.derivatives import forces_from_edge_gradient, strain_gradient_per_atom
-from hydrapot.potential.graph import Graph
+from hydrapot.potential.graph import Graph, build_graph_from_arrays, collate
 from hydrapot.potential.heads import stacked_energies
 from hydrapot.potential.model import Potential
 from hydrapot.training.objective import Losses, ObjectiveConfig, Targets, objective
@@ -90,6 +90,7 @@ class EagerStep:
     """
 
     def __init__(self, potential: Potential, *, config: ObjectiveConfig) -> None:
+        self.potential = potential
         self.module = _JointEnergies(potential)
         self.config = config
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
@@ -113,23 +114,108 @@ class EagerStep:
         )
 
 
-_TENSORS = [f.name for f in fields(Graph) if f.name not in ("degree", "edge_index")]
+#: Fields of the graph whose first dimension is neither atoms × slots nor derived from it.
+_PLAIN = ("numbers", "batch", "cell", "pbc", "charge", "spin", "kinds", "kind_index")
 
 
 def _pack(batch: Batch) -> list[Tensor]:
-    """Tensors only; senders as (N, degree), from which the traced function reads the degree as a symbol."""
-    graph = batch.graph
-    dtype_cast = [getattr(graph, name) for name in _TENSORS]
-    return [*dtype_cast, graph.edge_index[1].view(graph.n_atoms, graph.degree), batch.head_index, *batch.targets]
+    """The batch as tensors whose sizes are N, degree, G and K only, each at least 2, which one traced graph serves.
+
+    Compilers specialize on sizes of one; a structure without atoms and a kind without members keep G and K above it. Their
+    weights are zero.
+    """
+    graph, targets = batch.graph, batch.targets
+    plain = [getattr(graph, name) for name in _PLAIN]
+    padded = [x if name in ("numbers", "batch", "kind_index") else _extend(x) for name, x in zip(_PLAIN, plain, strict=True)]
+    rows = (graph.n_atoms, graph.degree)
+    edges = [graph.edge_vectors.view(*rows, 3), graph.reverse.view(rows), graph.edge_index[1].view(rows)]
+    per_atom = ("forces", "force_weight")
+    labels = [x if n in per_atom else _extend(x) for n, x in zip(Targets._fields, targets, strict=True)]
+    scales = {"energy_scale", "force_scale", "strain_scale", "atoms"}
+    for k, name in enumerate(Targets._fields):
+        if name in scales:
+            labels[k][-1] = 1.0
+    return [*padded, *edges, _extend(batch.head_index), *labels]
+
+
+def _extend(values: Tensor) -> Tensor:
+    """One more row, of zeros."""
+    return torch.cat([values, values.new_zeros(1, *values.shape[1:])])
 
 
 def _unpack(tensors: list[Tensor]) -> Batch:
-    values = dict(zip(_TENSORS, tensors, strict=False))
-    senders, head_index = tensors[len(_TENSORS)], tensors[len(_TENSORS) + 1]
+    n = len(_PLAIN)
+    edge_vectors, reverse, senders, head_index = tensors[n : n + 4]
     receivers = torch.arange(senders.shape[0], device=senders.device)[:, None].expand(senders.shape)
-    edge_index = torch.stack([receivers.reshape(-1), senders.reshape(-1)])
-    graph = Graph(**values, edge_index=edge_index, degree=senders.shape[1])
-    return Batch(graph, head_index, Targets(*tensors[len(_TENSORS) + 2 :]))
+    vectors = edge_vectors.reshape(-1, 3)
+    graph = Graph(
+        **dict(zip(_PLAIN, tensors[:n], strict=True)),
+        edge_index=torch.stack([receivers.reshape(-1), senders.reshape(-1)]),
+        edge_vectors=vectors,
+        edge_shifts=torch.zeros_like(vectors),
+        edge_mask=torch.ones_like(vectors[:, 0], dtype=torch.bool),
+        reverse=reverse.reshape(-1),
+        degree=senders.shape[1],
+    )
+    return Batch(graph, head_index, Targets(*tensors[n + 4 :]))
+
+
+def _example(potential: Potential) -> list[Tensor]:
+    """A packed batch to trace with, of small molecules whose every atom neighbors every other.
+
+    Tracing takes sizes that are equal for the same size, so N, degree, G and K must differ from each other, from every
+    dimension of a parameter and from the 3 and 9 of vectors and tensors.
+    """
+    taken = {1, 2, 3, 9, *(size for p in potential.parameters() for size in p.shape)}
+
+    def sizes(atoms: int, elements: int, molecules: int) -> set[int]:
+        return {atoms * molecules, atoms - 1, molecules + 1, elements + 1}
+
+    # Bounded: some choice always exists, since only a few dozen dimensions are taken.
+    atoms, elements, molecules = next(
+        (a, e, m)
+        for a in range(6, 400)
+        for e in range(4, a)
+        for m in range(4, 60)
+        if len(sizes(a, e, m)) == 4 and not sizes(a, e, m) & taken
+    )
+    rng = np.random.default_rng(0)
+    numbers = 1 + np.arange(atoms) % elements
+    cutoff, box = potential.cutoff, np.zeros((3, 3))
+    graph = collate(
+        [
+            build_graph_from_arrays(
+                numbers, rng.uniform(0.0, 0.5 * cutoff, (atoms, 3)), box, [False] * 3, cutoff=cutoff
+            )
+            for _ in range(molecules)
+        ],
+        cutoff=cutoff,
+    )
+    one = torch.ones(molecules, dtype=torch.float64)
+    per_atom = torch.ones(graph.n_atoms, dtype=torch.float64)
+    targets = Targets(
+        energy=one,
+        forces=per_atom[:, None].expand(-1, 3).clone(),
+        strain_gradient=one[:, None, None].expand(-1, 3, 3).clone(),
+        energy_weight=one,
+        force_weight=per_atom,
+        strain_weight=one,
+        energy_scale=one,
+        force_scale=one,
+        strain_scale=one,
+        atoms=one * atoms,
+    )
+    device = next(potential.parameters()).device
+    return [t.to(device) for t in _pack(Batch(graph, torch.zeros(molecules, dtype=torch.int64), targets))]
+
+
+def _compile(run: Callable[..., list[Tensor]], values: list[Tensor], example: list[Tensor]) -> Callable[..., list[Tensor]]:
+    """Trace with symbolic sizes, compile, and run once on the example, so that its sizes are the hints."""
+    traced = make_fx(run, tracing_mode="symbolic", _allow_non_fake_inputs=True)(values, example)
+    compiled: Callable[..., list[Tensor]] = torch.compile(traced, dynamic=True)
+    with torch.no_grad():
+        compiled(values, example)
+    return compiled
 
 
 class CompiledStep:
@@ -149,15 +235,14 @@ class CompiledStep:
         """Losses, and the gradient of the total for each trainable parameter."""
         module = self.eager.module
         parameters = dict(module.named_parameters())
-        tensors = _pack(batch)
-        if self._compiled is None:
-            self._compiled = self._trace(parameters, tensors)
         values = [p.detach() for p in parameters.values()]
+        if self._compiled is None:
+            self._compiled = self._trace(parameters)
         with torch.no_grad():
-            out = self._compiled(values, tensors)
+            out = self._compiled(values, _pack(batch))
         return Losses(*out[:4]), list(out[4:])
 
-    def _trace(self, parameters: dict[str, Tensor], tensors: list[Tensor]) -> Callable[..., list[Tensor]]:
+    def _trace(self, parameters: dict[str, Tensor]) -> Callable[..., list[Tensor]]:
         module, names = self.eager.module, list(parameters)
 
         def run(values: list[Tensor], packed: list[Tensor]) -> list[Tensor]:
@@ -173,5 +258,45 @@ class CompiledStep:
             return [*(t.detach() for t in losses), *filled]
 
         logger.info("tracing and compiling the training step (about a minute)")
-        traced = make_fx(run, tracing_mode="symbolic", _allow_non_fake_inputs=True)([p.detach() for p in parameters.values()], tensors)
-        return torch.compile(traced, dynamic=True)  # type: ignore[no-any-return]
+        return _compile(run, [p.detach() for p in parameters.values()], _example(self.eager.potential))
+
+
+class Predictor:
+    """Predictions for batches with the present weights, eager or compiled: what validation uses.
+
+    Parameters
+    ----------
+    potential
+        The model.
+    compile
+        Trace energies and derivatives into one graph and compile it, on first use.
+    """
+
+    def __init__(self, potential: Potential, *, compile: bool) -> None:
+        self.potential = potential
+        self.module = _JointEnergies(potential)
+        self.compile = compile
+        self._compiled: Callable[..., list[Tensor]] | None = None
+
+    def __call__(self, batch: Batch) -> Predictions:
+        """Learned part of energies, forces and strain gradients, detached."""
+        if not self.compile:
+            return Predictions(*(t.detach() for t in predict(self.module, batch.graph, batch.head_index)))
+        parameters = dict(self.module.named_parameters())
+        values = [p.detach() for p in parameters.values()]
+        if self._compiled is None:
+            names = list(parameters)
+
+            def run(values: list[Tensor], packed: list[Tensor]) -> list[Tensor]:
+                named = dict(zip(names, values, strict=True))
+                unpacked = _unpack(packed)
+
+                def energies(graph: Graph, head_index: Tensor) -> Tensor:
+                    return functional_call(self.module, named, (graph, head_index))  # type: ignore[no-any-return]
+
+                return [t.detach() for t in predict(energies, unpacked.graph, unpacked.head_index)]
+
+            self._compiled = _compile(run, values, _example(self.potential))
+        with torch.no_grad():
+            energy, forces, strain = self._compiled(values, _pack(batch))
+        return Predictions(energy[: batch.graph.n_graphs], forces, strain[: batch.graph.n_graphs])

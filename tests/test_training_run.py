@@ -1,0 +1,164 @@
+"""A whole training run on two tiny datasets: it learns, resumes to the bit, stops cleanly, refuses wrong input."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from hydrapot.potential import load
+from hydrapot.potential.errors import ConfigurationError
+from hydrapot.training.config import load_config
+from hydrapot.training.run import STATE_FILE, TrainResult, train
+from tests.training_helpers import write_datasets
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    write_datasets(folder)
+    return folder
+
+
+def _train(project: Path, out: Path, *, resume: bool = False, **overrides: object) -> TrainResult:
+    config = load_config(project / "train.yaml", overrides={k.replace("__", "."): v for k, v in overrides.items()})
+    return train(
+        config,
+        data=project / "data",
+        manifest_path=project / config.split,
+        out=out,
+        resume=resume,
+        threads=1,
+        cache_dir=project / "cache",
+        console=Console(quiet=True),
+    )
+
+
+def test_training_lowers_the_error_and_leaves_a_loadable_model(project: Path, tmp_path: Path) -> None:
+    """The checkpoint of a run must load through the public door and say what it was trained on."""
+    result = _train(project, tmp_path / "run", run__steps=150, run__validate_every=150)
+    assert result.finished
+    with (tmp_path / "run" / "log.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"])
+    model = load(str(result.checkpoint))
+    assert model.heads == ["copper", "molecules"]
+    info = model.info.heads["copper"]
+    assert info.structures_per_element == {"Cu": info.structures}
+    assert info.stress_trained and info.periodicity == ["TTT"]
+    assert not model.info.heads["molecules"].stress_trained
+    assert info.metrics["force_mae_mev_per_a"] < info.metrics["baseline_force_mae_mev_per_a"]
+    for name in ("loss.png", "summary.json", "validation.csv"):
+        assert (tmp_path / "run" / name).stat().st_size > 0
+    assert not list((tmp_path / "run").glob("*tmp*"))
+
+
+def test_resumed_run_is_the_uninterrupted_run(project: Path, tmp_path: Path) -> None:
+    """On a CPU with fixed threads, stopping and resuming must not change a single bit of weights or averages."""
+    _train(project, tmp_path / "whole", run__steps=24)
+    # Length and decay belong to the schedule, so the first part runs under the same `steps` and is stopped by a signal.
+    script = f"""
+import os, signal, sys
+from pathlib import Path
+import hydrapot.training.run as run
+sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+from tests.test_training_run import _train
+advance = run._Run._advance
+def stop_at_eleven(self, batch):
+    if self.step == 11:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return advance(self, batch)
+run._Run._advance = stop_at_eleven
+result = _train(Path({str(project)!r}), Path({str(tmp_path / "parts")!r}), run__steps=24)
+assert not result.finished and result.step == 12, result
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    result = _train(project, tmp_path / "parts", resume=True, run__steps=24)
+    assert result.finished
+    whole, parts = ((tmp_path / name / STATE_FILE).read_bytes() for name in ("whole", "parts"))
+    from safetensors.torch import load as parse
+
+    a, b = parse(whole), parse(parts)
+    assert a.keys() == b.keys()
+    assert all(bool((a[name] == b[name]).all()) for name in a)
+
+
+def test_sigterm_leaves_state_and_model(project: Path, tmp_path: Path) -> None:
+    """A batch system's SIGTERM must end the run within moments, with everything needed to go on."""
+    out = tmp_path / "run"
+    script = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+from tests.test_training_run import _train
+result = _train(Path({str(project)!r}), Path({str(out)!r}), run__steps=100000, run__validate_every=100000)
+print(result.stop_reason)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "log.csv").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "SIGTERM" in printed and "--resume" in printed
+    assert (out / STATE_FILE).exists() and (out / "tiny.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("no data", "does not exist"),
+        ("nothing to resume", "nothing to resume"),
+        ("missing dataset", "files missing"),
+        ("other data", "not the one that the split manifest was made for"),
+    ],
+)
+def test_wrong_input_is_named(project: Path, tmp_path: Path, case: str, message: str) -> None:
+    """Each mistake gives one line that names it, before anything is written."""
+    config = load_config(project / "train.yaml")
+    data, resume = project / "data", case == "nothing to resume"
+    if case == "no data":
+        data = tmp_path / "nowhere"
+    elif case != "nothing to resume":
+        data = tmp_path / "data"
+        data.mkdir()
+        copper = (project / "data" / "copper.extxyz").read_text()
+        (data / "copper.extxyz").write_text(copper)
+        if case == "other data":
+            lines = (project / "data" / "molecules.extxyz").read_text().splitlines(keepends=True)
+            (data / "molecules.extxyz").write_text("".join(lines[5:]))
+    with pytest.raises(ValueError, match=message) as caught:
+        train(
+            config,
+            data=data,
+            manifest_path=project / config.split,
+            out=tmp_path / "out",
+            resume=resume,
+            cache_dir=tmp_path / "cache",
+            console=Console(quiet=True),
+        )
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+def test_a_run_is_not_overwritten(project: Path, tmp_path: Path) -> None:
+    """Days of training must not vanish because a command was repeated; nor may another model be resumed into."""
+    _train(project, tmp_path / "run", run__steps=2)
+    with pytest.raises(ConfigurationError, match="--resume"):
+        _train(project, tmp_path / "run", run__steps=2)
+    with pytest.raises(ConfigurationError, match="'objective' section"):
+        _train(project, tmp_path / "run", resume=True, objective__forces=3.0)
+
+
+def test_configuration_errors_name_the_field(tmp_path: Path) -> None:
+    """A misspelled field must not be ignored."""
+    path = tmp_path / "bad.yaml"
+    path.write_text("name: x\nsplit: s\ndatasets: []\nmodel: {cutof: 3}\n")
+    with pytest.raises(ConfigurationError, match="model.cutof"):
+        load_config(path)

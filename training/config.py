@@ -1,0 +1,127 @@
+"""Configuration of a training run: the fields' descriptions are the documentation (``hydrapot train --help-config``)."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hydrapot.potential.errors import ConfigurationError
+from hydrapot.potential.metadata import LevelOfTheory, ModelConfig
+from hydrapot.training.objective import ObjectiveConfig
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetConfig(_Section):
+    """One dataset, which becomes one head of the same name."""
+
+    file: str = Field(description="File name within the data directory, e.g. water.extxyz.xz.")
+    references: Literal["isolated", "zero", "fit"] = Field(
+        description="Reference energies: from frames marked config_type=isolated_atom, zero, or a least-squares fit."
+    )
+    prior: dict[str, float] | None = Field(
+        default=None, description="eV per atom of an element, towards which a fit is shrunk where the data do not determine it."
+    )
+    level_of_theory: LevelOfTheory = Field(description="How the labels were computed.")
+    licence: str = Field(description="Licence of the data.")
+    attribution: str = Field(description="Where the data come from: repository and paper.")
+    weight: float = Field(default=1.0, ge=0, description="Factor on this dataset's errors in the objective.")
+
+    @property
+    def name(self) -> str:
+        """Dataset and head name: the file name without its suffixes."""
+        name = self.file
+        for suffix in (".xz", ".gz", ".extxyz", ".xyz"):
+            name = name.removesuffix(suffix)
+        return name
+
+
+class OptimizerConfig(_Section):
+    """AdamW with warm-up, plateau and final decay."""
+
+    learning_rate: float = Field(default=2e-3, gt=0, description="Peak learning rate.")
+    weight_decay: float = Field(default=1e-4, ge=0, description="Decoupled weight decay (matrices only).")
+    warmup_steps: int = Field(default=300, ge=0, description="Linear warm-up from 0.")
+    decay_fraction: float = Field(
+        default=0.4, ge=0, le=1, description="Last share of the steps, over which the rate falls to zero (cosine)."
+    )
+    gradient_clip: float = Field(default=10.0, gt=0, description="Largest global gradient norm; longer gradients are scaled.")
+    ema_decay: float = Field(default=0.999, ge=0, lt=1, description="Exponential moving average of the weights, used for output.")
+
+
+class SamplerConfig(_Section):
+    """How structures are drawn and packed into batches."""
+
+    temperature: float = Field(
+        default=0.5, ge=0, le=1, description="A dataset of n structures is drawn in proportion to n^temperature."
+    )
+    edge_slots: int = Field(default=24_000, ge=1, description="Largest atoms × neighbor slots of a batch.")
+    max_atoms: int = Field(default=1_000, ge=1, description="Largest number of atoms of a batch.")
+
+
+class RunConfig(_Section):
+    """Length and bookkeeping of a run."""
+
+    steps: int = Field(default=20_000, ge=1, description="Optimizer steps.")
+    seed: int = Field(default=0, description="Of the initial weights and of the order of the data.")
+    compile: bool = Field(default=True, description="Compile the training step (about a minute, then 3–4 × faster).")
+    validate_every: int = Field(default=1_000, ge=1, description="Steps between validations.")
+    checkpoint_minutes: float = Field(default=5.0, gt=0, description="Minutes between saves of the training state.")
+
+
+class TrainConfig(_Section):
+    """A complete training configuration."""
+
+    name: str = Field(description="Name of the model; the checkpoint is <name>.safetensors.")
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    sampler: SamplerConfig = Field(default_factory=SamplerConfig)
+    run: RunConfig = Field(default_factory=RunConfig)
+    split: str = Field(description="Split manifest (JSON), relative to this file.")
+    datasets: list[DatasetConfig] = Field(min_length=1)
+
+
+def load_config(path: Path, *, overrides: dict[str, Any] | None = None) -> TrainConfig:
+    """Read a YAML configuration.
+
+    Parameters
+    ----------
+    path
+        The file.
+    overrides
+        Dotted names and values that replace those of the file, e.g. ``{"run.steps": 100}``.
+
+    Raises
+    ------
+    ConfigurationError
+        File missing, not YAML, a field unknown or out of range.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read configuration {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise ConfigurationError(f"{path} holds no configuration: expected name, split, datasets, …")
+    for dotted, value in (overrides or {}).items():
+        *sections, key = dotted.split(".")
+        target = document
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[key] = value
+    try:
+        config = TrainConfig.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"{path}: {where}: {first['msg']} (see hydrapot train --help-config)") from error
+    names = [d.name for d in config.datasets]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise ConfigurationError(f"{path}: dataset {twice[0]} is listed twice")
+    return config
