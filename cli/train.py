@@ -36,8 +36,9 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Replace a field of the configuration: run.steps=1000.")
     ] = None,
-    help_config: Annotated[
-        bool, typer.Option("--help-config", callback=_show_fields, is_eager=True, help="List all fields of a configuration.")
+    help_config: Annotated[  # noqa: ARG001 (its callback acts)
+        bool,
+        typer.Option("--help-config", callback=_show_fields, is_eager=True, help="List all fields of a configuration."),
     ] = False,
 ) -> None:
     """Train a potential with one head per dataset."""
@@ -68,7 +69,9 @@ def train(
 
 def card(
     model: Annotated[str, typer.Argument(help="Checkpoint file, or the name of a shipped model.", metavar="MODEL")],
-    config: Annotated[Path, typer.Argument(help="Training configuration that names datasets and split.", metavar="CONFIG")],
+    config: Annotated[
+        Path, typer.Argument(help="Training configuration that names datasets and split.", metavar="CONFIG")
+    ],
     data: Annotated[Path, typer.Option(help="Directory of the dataset files.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Markdown file to write.")],
 ) -> None:
@@ -77,5 +80,6 @@ def card(
     from hydrapot.training.config import load_config
 
     loaded = load_config(config)
-    write_card(model, loaded, data=data, manifest_path=config.parent / loaded.split, out=out)
+    opening = config.parent / loaded.card if loaded.card else None
+    write_card(model, loaded, data=data, manifest_path=config.parent / loaded.split, out=out, opening=opening)
     Console(stderr=True).print(f"wrote {out}", highlight=False)

@@ -8,8 +8,8 @@ and for a homogeneous strain r → (1+ε) r of positions and cell alike
 
     ∂E/∂ε_ab = Σ_e g_ea r_eb,      virial = −∂E/∂ε,      stress = (∂E/∂ε)/V   (ASE: positive = tension).
 
-∂E/∂ε is symmetric for an energy that rotation leaves unchanged (Knuth et al., CPC 190, 33 (2015)); the symmetric part is
-taken to remove rounding.
+∂E/∂ε is symmetric for an energy that rotation leaves unchanged (Knuth et al., CPC 190, 33 (2015)); the symmetric part
+is taken to remove rounding.
 """
 
 import torch
@@ -38,4 +38,5 @@ def strain_gradient(gradient: Tensor, graph: Graph) -> Tensor:
 
 def volumes(graph: Graph) -> Tensor:
     """Cell volume per structure, ``(G,)`` Å³."""
-    return torch.linalg.det(graph.cell).abs()
+    volume: Tensor = torch.linalg.det(graph.cell).abs()
+    return volume

@@ -56,7 +56,7 @@ class _Spread(torch.autograd.Function):
         return values.index_select(0, kind_index)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (kind_index,) = ctx.saved_tensors
         kinds = torch.arange(ctx.n_kinds, device=gradient.device)
         members = (kinds[:, None] == kind_index[None, :]).to(gradient.dtype)
@@ -70,7 +70,7 @@ class _Swap(torch.autograd.Function):
         return values.index_select(0, reverse)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (reverse,) = ctx.saved_tensors
         return _Swap.apply(gradient, reverse), None  # type: ignore[no-untyped-call]
 
@@ -83,7 +83,7 @@ class _Gather(torch.autograd.Function):
         return values.index_select(0, senders)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         _, reverse = ctx.saved_tensors
         swapped = _Swap.apply(gradient, reverse)  # type: ignore[no-untyped-call]
         return _sum_rows(swapped, ctx.degree), None, None, None

@@ -128,7 +128,9 @@ class Potential(nn.Module):
         kinds = graph.kinds.cpu().numpy()
         for z in np.unique(kinds[:, 0]).tolist():
             if info.structures_per_element.get(chemical_symbols[z], 0) == 0:
-                covering = [n for n, h in self.info.heads.items() if h.structures_per_element.get(chemical_symbols[z], 0)]
+                covering = [
+                    n for n, h in self.info.heads.items() if h.structures_per_element.get(chemical_symbols[z], 0)
+                ]
                 hint = f"heads that know it: {', '.join(covering)}" if covering else "no head of this model knows it"
                 raise UnknownElementError(f"head {head!r} was not trained on element {chemical_symbols[z]}; {hint}")
         for charge, spin in np.unique(kinds[:, 1:], axis=0).tolist():
@@ -151,11 +153,13 @@ class Potential(nn.Module):
     def network_energies(self, graph: Graph, *, head: str) -> Tensor:
         """The learned part of the interaction energy per atom, ``(N,)`` eV, float64."""
         features, isolated = self.features(graph)
-        return self.head(head)(features, isolated, graph)  # type: ignore[no-any-return]
+        energies: Tensor = self.head(head)(features, isolated, graph)
+        return energies
 
     def interaction_energies(self, graph: Graph, *, head: str) -> Tensor:
         """Energy per atom relative to isolated atoms, ``(N,)`` eV, float64: network plus short-range repulsion."""
-        return self.network_energies(graph, head=head) + self.repulsion(graph)
+        repulsion: Tensor = self.repulsion(graph)
+        return self.network_energies(graph, head=head) + repulsion
 
     def forward(self, graph: Graph, *, head: str) -> Tensor:
         """Same as :meth:`interaction_energies`."""

@@ -1,8 +1,8 @@
 """Exact periodic neighbor lists for any cell, by vesin.
 
-vesin searches cell lists over as many periodic images as the cutoff needs, so that cells smaller than the cutoff, skewed
-cells and mixed periodicity are right (checked against brute force in ``tests/test_neighbors.py``). What is added here:
-inputs that have no answer raise, atoms far outside the cell keep exact shifts, and edges come sorted by receiver.
+vesin searches cell lists over as many periodic images as the cutoff needs, so that cells smaller than the cutoff,
+skewed cells and mixed periodicity are right (checked against brute force in ``tests/test_neighbors.py``). What is added
+here: inputs that have no answer raise, atoms far outside the cell keep exact shifts, and edges come sorted by receiver.
 """
 
 from typing import NamedTuple
@@ -52,7 +52,9 @@ def check_geometry(positions: NDArray[np.float64], cell: NDArray[np.float64], pb
             f"atom {int(np.flatnonzero(bad)[0])} has a position that is not finite (NaN or infinity): repair the structure"
         )
     if not np.isfinite(cell).all():
-        raise InvalidStructureError("the cell holds a number that is not finite (NaN or infinity): repair the structure")
+        raise InvalidStructureError(
+            "the cell holds a number that is not finite (NaN or infinity): repair the structure"
+        )
     if pbc.any():
         # The periodic vectors alone must span: a slab may have a zero third vector.
         vectors = cell[pbc]
@@ -68,19 +70,15 @@ def check_geometry(positions: NDArray[np.float64], cell: NDArray[np.float64], pb
 def _complete_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Replace the non-periodic vectors by unit vectors orthogonal to the periodic ones.
 
-    A non-periodic lattice vector carries no physics (its shifts are always 0), yet a zero or parallel one would make the
-    cell singular for the search and for the fractional coordinates.
+    A non-periodic lattice vector carries no physics (its shifts are always 0), yet a zero or parallel one would make
+    the cell singular for the search and for the fractional coordinates.
     """
     if pbc.all():
         return cell
     complete = np.array(cell)
     periodic = cell[pbc]
-    if len(periodic):
-        # Right singular vectors beyond the rank are an orthonormal basis of the complement of the periodic directions.
-        complement = np.linalg.svd(periodic, full_matrices=True)[2][len(periodic) :]
-    else:
-        complement = np.eye(3)
-    complete[~pbc] = complement
+    # Right singular vectors beyond the rank are an orthonormal basis of the complement of the periodic directions.
+    complete[~pbc] = np.linalg.svd(periodic, full_matrices=True)[2][len(periodic) :] if len(periodic) else np.eye(3)
     return complete
 
 
@@ -131,7 +129,9 @@ def neighbor_list(
             f"atoms {edge_index[0, e]} and {edge_index[1, e]} are at one place ({d[e]:.1e} Å apart, periodic images "
             "included): remove one of them or check the cell"
         )
-    shifts = np.asarray(s, dtype=np.int64) - wraps[edge_index[1]].astype(np.int64) + wraps[edge_index[0]].astype(np.int64)
+    shifts = (
+        np.asarray(s, dtype=np.int64) - wraps[edge_index[1]].astype(np.int64) + wraps[edge_index[0]].astype(np.int64)
+    )
     if len(d) and np.any(np.diff(edge_index[0]) < 0):
         order = np.argsort(edge_index[0], kind="stable")
         edge_index, shifts = edge_index[:, order], shifts[order]

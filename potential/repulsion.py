@@ -11,6 +11,7 @@ import torch
 from ase.data import covalent_radii
 from torch import Tensor, nn
 
+from hydrapot.potential.edges import sum_edges
 from hydrapot.potential.graph import MAX_ATOMIC_NUMBER, Graph
 
 #: e²/(4πε₀) in eV·Å (CODATA 2018).
@@ -64,7 +65,7 @@ class ZBLRepulsion(nn.Module):
             (a * torch.exp(-d * reduced) for a, d in zip(_AMPLITUDES, _DECAYS, strict=True)), torch.zeros_like(reduced)
         )
         pair = COULOMB * z[receivers] * z[senders] / distances * screening * switch
-        return 0.5 * pair.view(graph.n_atoms, graph.degree).sum(dim=1)
+        return sum_edges(0.5 * pair, graph)
 
 
 class NoRepulsion(nn.Module):

@@ -1,6 +1,7 @@
 """Sampler, batches, schedule, objective and average: the parts a training run is made of."""
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -38,7 +39,9 @@ def test_assembled_batch_is_the_collated_batch() -> None:
     structures = _structures()
     batch = assemble(structures, [compact_edges(s, cutoff=CUTOFF) for s in structures], cutoff=CUTOFF)
     graphs = [
-        build_graph_from_arrays(s.numbers, s.positions, s.cell, s.pbc, cutoff=CUTOFF, charge=s.charge, spin=s.spin or None)
+        build_graph_from_arrays(
+            s.numbers, s.positions, s.cell, s.pbc, cutoff=CUTOFF, charge=s.charge, spin=s.spin or None
+        )
         for s in structures
     ]
     expected = collate(graphs, cutoff=CUTOFF)
@@ -110,7 +113,7 @@ def test_learning_rate_warms_up_stays_and_ends_at_zero() -> None:
     rates = [learning_rate(s, steps=100, config=config) for s in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:50] == [1.0] * 40
-    assert all(b <= a for a, b in zip(rates[50:], rates[51:], strict=False))
+    assert all(b <= a for a, b in pairwise(rates[50:]))
     assert 0 < rates[-1] < 0.002
     assert rates[20] == learning_rate(20, steps=1000, config=config)
 
@@ -130,7 +133,9 @@ def _labelled_frames() -> Frames:
     atoms[1].rattle(0.3, seed=1)
     rng = np.random.default_rng(0)
     forces = [rng.normal(size=(len(a), 3)) for a in atoms]
-    return frames_of(atoms, name="labels", energies=[-1.0, 3.0], forces=forces, stresses=[None, np.diag([0.1, 0.2, 0.3])])
+    return frames_of(
+        atoms, name="labels", energies=[-1.0, 3.0], forces=forces, stresses=[None, np.diag([0.1, 0.2, 0.3])]
+    )
 
 
 def test_labels_are_what_remains_after_references_and_repulsion() -> None:
@@ -189,6 +194,8 @@ def test_objective_vanishes_only_at_the_labels_and_turns_with_the_axes() -> None
     assert loss(targets.forces) == 0.0
     error = torch.zeros(5, 3, dtype=torch.float64)
     error[:, 0] = 0.5
-    turned = error @ torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))[0]
+    turned = (
+        error @ torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))[0]
+    )
     assert loss(error) > 1.0
     assert loss(turned) == pytest.approx(loss(error), rel=1e-12)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class MovingAverage:
-    """Average with decay min(`decay`, (1+t)/(10+t)) after t updates, so that it is not held back by the initial weights.
+    """Average with decay min(`decay`, (1+t)/(10+t)) after t updates: not held back by the initial weights.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Configuration of a training run: the fields' descriptions are the documentation (``hydrapot train --help-config``)."""
+"""Configuration of a training run; its descriptions are the documentation (``hydrapot train --help-config``)."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,16 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class PublishedErrors(_Section):
+    """Errors that a publication reports for one element of a dataset, to stand beside ours in the model card."""
+
+    element: str = Field(description="Symbol.")
+    model: str = Field(description="Name of the published model.")
+    energy_rmse_mev_per_atom: float = Field(gt=0, description="meV per atom.")
+    force_rmse_ev_per_a: float = Field(gt=0, description="eV/Å, per component.")
+    source: str = Field(description="Publication, table or figure.")
+
+
 class DatasetConfig(_Section):
     """One dataset, which becomes one head of the same name."""
 
@@ -23,11 +33,15 @@ class DatasetConfig(_Section):
         description="Reference energies: from frames marked config_type=isolated_atom, zero, or a least-squares fit."
     )
     prior: dict[str, float] | None = Field(
-        default=None, description="eV per atom of an element, towards which a fit is shrunk where the data do not determine it."
+        default=None,
+        description="eV per atom of an element, towards which a fit is shrunk where the data do not determine it.",
     )
     level_of_theory: LevelOfTheory = Field(description="How the labels were computed.")
     licence: str = Field(description="Licence of the data.")
     attribution: str = Field(description="Where the data come from: repository and paper.")
+    published: list[PublishedErrors] = Field(
+        default=[], description="Published errors on the same data, for the model card."
+    )
     weight: float = Field(default=1.0, ge=0, description="Factor on this dataset's errors in the objective.")
 
     @property
@@ -48,8 +62,12 @@ class OptimizerConfig(_Section):
     decay_fraction: float = Field(
         default=0.4, ge=0, le=1, description="Last share of the steps, over which the rate falls to zero (cosine)."
     )
-    gradient_clip: float = Field(default=10.0, gt=0, description="Largest global gradient norm; longer gradients are scaled.")
-    ema_decay: float = Field(default=0.999, ge=0, lt=1, description="Exponential moving average of the weights, used for output.")
+    gradient_clip: float = Field(
+        default=10.0, gt=0, description="Largest global gradient norm; longer gradients are scaled."
+    )
+    ema_decay: float = Field(
+        default=0.999, ge=0, lt=1, description="Exponential moving average of the weights, used for output."
+    )
 
 
 class SamplerConfig(_Section):
@@ -82,6 +100,10 @@ class TrainConfig(_Section):
     sampler: SamplerConfig = Field(default_factory=SamplerConfig)
     run: RunConfig = Field(default_factory=RunConfig)
     split: str = Field(description="Split manifest (JSON), relative to this file.")
+    card: str | None = Field(
+        default=None,
+        description="Markdown file, relative to this file, that opens the model card: purpose, limits, licence.",
+    )
     datasets: list[DatasetConfig] = Field(min_length=1)
 
 

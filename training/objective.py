@@ -1,8 +1,8 @@
 """The training objective: robust, scaled errors of energy, forces and virial.
 
-Every error is divided by a scale of its dataset before it enters a pseudo-Huber norm, so that a set at 1,000 GPa does not
-outvote a molecule at rest, and one mislabeled frame does not outvote its dataset. Force errors enter as vectors, which
-keeps the loss independent of the orientation of the axes. Sums are accumulated in float64.
+Every error is divided by a scale of its dataset before it enters a pseudo-Huber norm, so that a set at 1,000 GPa does
+not outvote a molecule at rest, and one mislabeled frame does not outvote its dataset. Force errors enter as vectors,
+which keeps the loss independent of the orientation of the axes. Sums are accumulated in float64.
 """
 
 from typing import NamedTuple

@@ -31,7 +31,7 @@ class Prefetched(Generic[T]):
                 if not self._put((item, None)):
                     return
             self._put((None, StopIteration()))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (handed to the consumer, whatever it is)
             self._put((None, error))
 
     def _put(self, entry: tuple[T | None, BaseException | None]) -> bool:

@@ -1,7 +1,8 @@
 """Train a multi-head potential in one process.
 
-The loop is: draw a batch, compute loss and gradients, clip, update, average. What a multi-process layout changes sits behind
-two seams: the sampler (which rank draws what) and the gradients between the step and the optimizer (what is reduced).
+The loop is: draw a batch, compute loss and gradients, clip, update, average. What a multi-process layout changes sits
+behind two seams: the sampler (which rank draws what) and the gradients between the step and the optimizer (what is
+reduced).
 """
 
 import logging
@@ -110,7 +111,7 @@ def train(
             data=data,
             manifest_path=manifest_path,
             cache_dir=cache_dir,
-            progress=lambda name: bar.advance(task),
+            progress=lambda _: bar.advance(task),
         )
         bar.remove_task(task)
         run = _Run(setup, config, out=out)
@@ -131,7 +132,7 @@ class _Run:
         self.optimizer = _optimizer(self.potential, config)
         self.average = MovingAverage(self.parameters, decay=config.optimizer.ema_decay)
         self.gradients = (CompiledStep if config.run.compile else EagerStep)(self.potential, config=config.objective)
-        self.predictor = Predictor(self.potential, compile=config.run.compile)
+        self.predictor = Predictor(self.potential, compiled=config.run.compile)
         self.weights = [d.weight for d in config.datasets]
         self.scales = list(setup.scales.values())
         self.sampler = _sampler(list(setup.training.values()), config)
@@ -143,7 +144,9 @@ class _Run:
 
     def save(self) -> None:
         """Write the training state, atomically."""
-        tensors: dict[str, Tensor] = {f"weights/{n}": p.detach() for n, p in zip(self.names, self.parameters, strict=True)}
+        tensors: dict[str, Tensor] = {
+            f"weights/{n}": p.detach() for n, p in zip(self.names, self.parameters, strict=True)
+        }
         tensors |= {f"average/{n}": v for n, v in zip(self.names, self.average.values, strict=True)}
         tensors |= {f"optimizer/{k}": v for k, v in flatten_optimizer(self.optimizer, self.potential).items()}
         document = {
@@ -167,16 +170,22 @@ class _Run:
         mine, theirs = self.config.model_dump(mode="json"), document["config"]
         for section in ("model", "objective", "sampler", "datasets"):
             if mine[section] != theirs[section]:
-                raise ConfigurationError(f"{path} was written by a run with another {section!r} section: resume with that one")
+                raise ConfigurationError(
+                    f"{path} was written by a run with another {section!r} section: resume with that one"
+                )
         if mine["run"]["seed"] != theirs["run"]["seed"]:
-            raise ConfigurationError(f"{path} was written by a run with seed {theirs['run']['seed']}: resume with that one")
+            raise ConfigurationError(
+                f"{path} was written by a run with seed {theirs['run']['seed']}: resume with that one"
+            )
         with torch.no_grad():
             for k, name in enumerate(self.names):
                 self.parameters[k].copy_(tensors[f"weights/{name}"])
                 self.average.values[k].copy_(tensors[f"average/{name}"])
         prefix = "optimizer/"
         restore_optimizer(
-            self.optimizer, self.potential, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            self.optimizer,
+            self.potential,
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)},
         )
         self.step, self.seconds = int(document["step"]), float(document["seconds"])
         self.average.updates = int(document["updates"])
@@ -208,7 +217,9 @@ class _Run:
                     row = torch.stack(sums).mean(dim=0).tolist()
                     rate = atoms / (time.monotonic() - since)
                     log.step(_row(self.step, self.seconds, row, rate))
-                    bar.update(task, completed=self.step, description=f"training  loss {row[1]:.4f}  {rate:,.0f} atoms/s")
+                    bar.update(
+                        task, completed=self.step, description=f"training  loss {row[1]:.4f}  {rate:,.0f} atoms/s"
+                    )
                     sums, atoms, since = [], 0, time.monotonic()
                 if self.step % run.validate_every == 0 or self.step == steps:
                     self._validate(log, bar)
@@ -328,18 +339,28 @@ class _Run:
 
 def _row(step: int, seconds: float, values: Sequence[float], rate: float) -> dict[str, Any]:
     names = ("learning_rate", "loss", "energy", "forces", "stress", "gradient_norm")
-    return {"step": step, "seconds": round(seconds, 2), **dict(zip(names, values, strict=True)), "atoms_per_second": round(rate, 1)}
+    return {
+        "step": step,
+        "seconds": round(seconds, 2),
+        **dict(zip(names, values, strict=True)),
+        "atoms_per_second": round(rate, 1),
+    }
 
 
 def _optimizer(potential: Potential, config: TrainConfig) -> torch.optim.AdamW:
     trained = [p for p in potential.parameters() if p.requires_grad]
     matrices = [p for p in trained if p.ndim > 1]
     others = [p for p in trained if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.optimizer.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": config.optimizer.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=config.optimizer.learning_rate)
 
 
-def _sampler(datasets: Sequence[PreparedDataset], config: TrainConfig, *, temperature: float | None = None) -> BalancedSampler:
+def _sampler(
+    datasets: Sequence[PreparedDataset], config: TrainConfig, *, temperature: float | None = None
+) -> BalancedSampler:
     return BalancedSampler(
         [d.frames.counts for d in datasets],
         [d.degrees for d in datasets],

@@ -74,7 +74,7 @@ def set_up(
     data: Path,
     manifest_path: Path,
     cache_dir: Path | None = None,
-    progress: Callable[[str], None] = lambda name: None,
+    progress: Callable[[str], None] | None = None,
 ) -> Setup:
     """Read data, fit references, build the model and prepare all datasets.
 
@@ -96,7 +96,7 @@ def set_up(
     ConfigurationError, DatasetError
     """
     manifest = load_manifest(manifest_path)
-    frames = _read(config, data=data, cache_dir=cache_dir)
+    frames = read_datasets(config, data=data, cache_dir=cache_dir)
     split = {d.name: apply(manifest, frames[d.name]) for d in config.datasets}
     references = {
         d.name: make_references(frames[d.name], split[d.name][0], mode=d.references, prior=d.prior)
@@ -127,7 +127,8 @@ def set_up(
         training[d.name], validation[d.name] = parts
         scales[d.name] = parts[0].scales()
         potential.head(d.name).scale = scales[d.name].forces
-        progress(d.name)
+        if progress is not None:
+            progress(d.name)
     return Setup(potential=potential, training=training, validation=validation, scales=scales)
 
 
@@ -135,7 +136,8 @@ def _label(manifest: SplitManifest, name: str) -> str:
     return manifest.datasets[name].label
 
 
-def _read(config: TrainConfig, *, data: Path, cache_dir: Path | None) -> dict[str, Frames]:
+def read_datasets(config: TrainConfig, *, data: Path, cache_dir: Path | None) -> dict[str, Frames]:
+    """Read the files of all datasets; raise :class:`ConfigurationError` naming the first that is missing."""
     if not data.is_dir():
         raise ConfigurationError(f"data directory {data} does not exist")
     missing = [d.file for d in config.datasets if not (data / d.file).is_file()]

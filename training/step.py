@@ -1,13 +1,13 @@
 """One training step: loss and parameter gradients of a batch, eager or compiled.
 
-A force loss needs the second derivative of the energy, which ``torch.compile`` does not trace by itself. Here the energy,
-its gradient with respect to edge vectors, the loss and the gradient of the loss with respect to the parameters are traced into *one*
-graph by ``make_fx`` with symbolic shapes, and that graph is compiled. The eager function is the reference; both give the
-same numbers.
+A force loss needs the second derivative of the energy, which ``torch.compile`` does not trace by itself. Here the
+energy, its gradient with respect to edge vectors, the loss and the gradient of the loss with respect to the parameters
+are traced into *one* graph by ``make_fx`` with symbolic shapes, and that graph is compiled. The eager function is the
+reference; both give the same numbers.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -97,12 +97,12 @@ class EagerStep:
 
     def __call__(self, batch: Batch) -> tuple[Losses, list[Tensor]]:
         """Losses, and the gradient of the total for each trainable parameter."""
-        losses = self._losses(self.module, batch)
-        gradients = torch.autograd.grad(losses.total, self.parameters, allow_unused=True)
-        filled = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, self.parameters, strict=True)]
-        return Losses(*(t.detach() for t in losses)), filled
+        losses = self.losses(self.module, batch)
+        gradients = torch.autograd.grad(losses.total, self.parameters, materialize_grads=True)
+        return Losses(*(t.detach() for t in losses)), list(gradients)
 
-    def _losses(self, energies: Callable[[Graph, Tensor], Tensor], batch: Batch) -> Losses:
+    def losses(self, energies: Callable[[Graph, Tensor], Tensor], batch: Batch) -> Losses:
+        """Losses of a batch with energies from `energies`, differentiable with respect to its parameters."""
         predicted = predict(energies, batch.graph, batch.head_index)
         return objective(
             predicted.energy,
@@ -121,12 +121,14 @@ _PLAIN = ("numbers", "batch", "cell", "pbc", "charge", "spin", "kinds", "kind_in
 def _pack(batch: Batch) -> list[Tensor]:
     """The batch as tensors whose sizes are N, degree, G and K only, each at least 2, which one traced graph serves.
 
-    Compilers specialize on sizes of one; a structure without atoms and a kind without members keep G and K above it. Their
-    weights are zero.
+    Compilers specialize on sizes of one; a structure without atoms and a kind without members keep G and K above it.
+    Their weights are zero.
     """
     graph, targets = batch.graph, batch.targets
     plain = [getattr(graph, name) for name in _PLAIN]
-    padded = [x if name in ("numbers", "batch", "kind_index") else _extend(x) for name, x in zip(_PLAIN, plain, strict=True)]
+    padded = [
+        x if name in ("numbers", "batch", "kind_index") else _extend(x) for name, x in zip(_PLAIN, plain, strict=True)
+    ]
     rows = (graph.n_atoms, graph.degree)
     edges = [graph.edge_vectors.view(*rows, 3), graph.reverse.view(rows), graph.edge_index[1].view(rows)]
     per_atom = ("forces", "force_weight")
@@ -209,7 +211,9 @@ def _example(potential: Potential) -> list[Tensor]:
     return [t.to(device) for t in _pack(Batch(graph, torch.zeros(molecules, dtype=torch.int64), targets))]
 
 
-def _compile(run: Callable[..., list[Tensor]], values: list[Tensor], example: list[Tensor]) -> Callable[..., list[Tensor]]:
+def _compile(
+    run: Callable[..., list[Tensor]], values: list[Tensor], example: list[Tensor]
+) -> Callable[..., list[Tensor]]:
     """Trace with symbolic sizes, compile, and run once on the example, so that its sizes are the hints."""
     traced = make_fx(run, tracing_mode="symbolic", _allow_non_fake_inputs=True)(values, example)
     compiled: Callable[..., list[Tensor]] = torch.compile(traced, dynamic=True)
@@ -242,7 +246,7 @@ class CompiledStep:
             out = self._compiled(values, _pack(batch))
         return Losses(*out[:4]), list(out[4:])
 
-    def _trace(self, parameters: dict[str, Tensor]) -> Callable[..., list[Tensor]]:
+    def _trace(self, parameters: Mapping[str, Tensor]) -> Callable[..., list[Tensor]]:
         module, names = self.eager.module, list(parameters)
 
         def run(values: list[Tensor], packed: list[Tensor]) -> list[Tensor]:
@@ -252,10 +256,9 @@ class CompiledStep:
             def energies(graph: Graph, head_index: Tensor) -> Tensor:
                 return functional_call(module, named, (graph, head_index))  # type: ignore[no-any-return]
 
-            losses = self.eager._losses(energies, _unpack(packed))
-            gradients = torch.autograd.grad(losses.total, leaves, allow_unused=True)
-            filled = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, leaves, strict=True)]
-            return [*(t.detach() for t in losses), *filled]
+            losses = self.eager.losses(energies, _unpack(packed))
+            gradients = torch.autograd.grad(losses.total, leaves, materialize_grads=True)
+            return [*(t.detach() for t in losses), *gradients]
 
         logger.info("tracing and compiling the training step (about a minute)")
         return _compile(run, [p.detach() for p in parameters.values()], _example(self.eager.potential))
@@ -268,19 +271,19 @@ class Predictor:
     ----------
     potential
         The model.
-    compile
+    compiled
         Trace energies and derivatives into one graph and compile it, on first use.
     """
 
-    def __init__(self, potential: Potential, *, compile: bool) -> None:
+    def __init__(self, potential: Potential, *, compiled: bool) -> None:
         self.potential = potential
         self.module = _JointEnergies(potential)
-        self.compile = compile
+        self.compiled = compiled
         self._compiled: Callable[..., list[Tensor]] | None = None
 
     def __call__(self, batch: Batch) -> Predictions:
         """Learned part of energies, forces and strain gradients, detached."""
-        if not self.compile:
+        if not self.compiled:
             return Predictions(*(t.detach() for t in predict(self.module, batch.graph, batch.head_index)))
         parameters = dict(self.module.named_parameters())
         values = [p.detach() for p in parameters.values()]

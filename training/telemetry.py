@@ -2,26 +2,35 @@
 
 import csv
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 
-matplotlib.use("Agg", force=False)
-from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
+mpl.use("Agg", force=False)
+from matplotlib import pyplot as plt
 
-from hydrapot.training.metrics import Metrics, relative_force_errors  # noqa: E402
+from hydrapot.training.metrics import Metrics, relative_force_errors
 
-_STEP_COLUMNS = ("step", "seconds", "learning_rate", "loss", "energy", "forces", "stress", "gradient_norm", "atoms_per_second")
+_STEP_COLUMNS = (
+    "step",
+    "seconds",
+    "learning_rate",
+    "loss",
+    "energy",
+    "forces",
+    "stress",
+    "gradient_norm",
+    "atoms_per_second",
+)
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write JSON to a temporary name, then rename."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 class RunLog:
@@ -76,7 +85,11 @@ class RunLog:
         for k, head in enumerate(heads):
             rows = [r for r in self.validations if r["head"] == head]
             right.plot(
-                [r["step"] for r in rows], [r["relative_force_mae"] for r in rows], label=head, linewidth=1, color=colors(k % 20)
+                [r["step"] for r in rows],
+                [r["relative_force_mae"] for r in rows],
+                label=head,
+                linewidth=1,
+                color=colors(k % 20),
             )
         right.set(xlabel="step", ylabel="force MAE / mean |F|", yscale="log", title="validation")
         if heads:
@@ -84,7 +97,7 @@ class RunLog:
         temporary = self.curves_file.with_name("loss.tmp.png")
         figure.savefig(temporary, dpi=130)
         plt.close(figure)
-        os.replace(temporary, self.curves_file)
+        temporary.replace(self.curves_file)
 
 
 def _keep(path: Path, last_step: int) -> list[dict[str, Any]]:

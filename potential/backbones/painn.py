@@ -1,7 +1,7 @@
 """PaiNN, the polarizable atom interaction neural network.
 
-Schütt, Unke & Gastegger, *Equivariant message passing for the prediction of tensorial properties and molecular spectra*,
-ICML 2021 (arXiv:2102.03150).
+Schütt, Unke & Gastegger, *Equivariant message passing for the prediction of tensorial properties and molecular
+spectra*, ICML 2021 (arXiv:2102.03150).
 
 ======================  ====================================  ===============================================
 paper                   here                                  shape
@@ -22,10 +22,13 @@ Deviations, each for smoothness or cost, none of which changes what the network 
 * ‖Vv‖ is √(|Vv|² + ε²) with ε = 0.1: gradient and curvature stay finite at |Vv| = 0, which is where every atom of a
   symmetric crystal sits. (ε = 10⁻⁴, as often seen, puts a curvature of 10⁴ there, that is into the phonons.)
 * Messages are divided by a constant √n̄ of the order of the number of neighbors, so that the sum starts at unit scale.
-* Terms that are identically zero or never read are left out: the v_j term of the first layer, the vector update of the last.
+* Terms that are identically zero or never read are left out: the v_j term of the first layer, the vector update of the
+last.
 """
 
 import math
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +64,7 @@ class Message(nn.Module):
         self, scalars: Tensor, vectors: Tensor, basis: Tensor, directions: Tensor, graph: Graph
     ) -> tuple[Tensor, Tensor]:
         """Scalars and vectors after the messages of all neighbors."""
-        context = self.context(silu(self.hidden(scalars)))
+        context: Tensor = self.context(silu(self.hidden(scalars)))
         edge = gather(context, graph) * (self.filters(basis) * self.scale)
         parts = edge.split(self.channels, dim=1)
         edge_vectors = parts[1][:, None, :] * directions[:, :, None]
@@ -84,7 +87,8 @@ class Update(nn.Module):
     def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Scalars and vectors after mixing; the last layer returns its vectors unchanged."""
         u, v = self.mix(vectors).split(self.channels, dim=2)
-        gates = self.gates(silu(self.hidden(torch.cat([scalars, smooth_norm(v)], dim=1)))).split(self.channels, dim=1)
+        hidden = silu(self.hidden(torch.cat([scalars, smooth_norm(v)], dim=1)))
+        gates = self.gates(hidden).split(self.channels, dim=1)
         scalars = scalars + gates[0] + gates[1] * (u * v).sum(dim=1)
         if not self.last:
             vectors = vectors + gates[2][:, None, :] * u
@@ -93,7 +97,8 @@ class Update(nn.Module):
     def without_neighbors(self, scalars: Tensor) -> Tensor:
         """The scalar update of an atom whose vectors are zero: ``(K, F)`` → ``(K, F)``."""
         norms = torch.full_like(scalars, NORM_SOFTENING)
-        return scalars + self.gates(silu(self.hidden(torch.cat([scalars, norms], dim=1))))[:, : self.channels]
+        gates: Tensor = self.gates(silu(self.hidden(torch.cat([scalars, norms], dim=1))))
+        return scalars + gates[:, : self.channels]
 
 
 class PaiNN(nn.Module):
@@ -119,13 +124,15 @@ class PaiNN(nn.Module):
         self.basis = BesselBasis(n_radial=n_radial, cutoff=cutoff)
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, channels)
         self.messages = nn.ModuleList(
-            Message(channels=channels, n_radial=n_radial, neighbor_scale=neighbor_scale, first=k == 0) for k in range(layers)
+            Message(channels=channels, n_radial=n_radial, neighbor_scale=neighbor_scale, first=k == 0)
+            for k in range(layers)
         )
         self.updates = nn.ModuleList(Update(channels=channels, last=k == layers - 1) for k in range(layers))
 
     def embed(self, kinds: Tensor, conditioning: Tensor) -> Tensor:
         """Features of atom kinds before any layer: ``(K, 3)``, ``(K, F)`` → ``(K, F)``."""
-        return self.embedding(kinds[:, 0]) + conditioning
+        embedded: Tensor = self.embedding(kinds[:, 0])
+        return embedded + conditioning
 
     def forward(self, kind_features: Tensor, graph: Graph) -> Tensor:
         """Node features ``(N, F)`` from the embedded kinds ``(K, F)`` and the graph, in the dtype of the kinds."""
@@ -143,6 +150,6 @@ class PaiNN(nn.Module):
     def without_neighbors(self, kind_features: Tensor) -> Tensor:
         """Node features of atoms that have no neighbor: ``(K, F)`` → ``(K, F)``; equals `forward` on such atoms."""
         scalars = kind_features
-        for update in self.updates:
+        for update in cast("Iterable[Update]", self.updates):
             scalars = update.without_neighbors(scalars)
         return scalars

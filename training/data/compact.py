@@ -92,9 +92,7 @@ def assemble(structures: Sequence[Structure], edges: Sequence[CompactEdges], *, 
     numbers = np.concatenate([s.numbers for s in structures]).astype(np.int64)
     charge = np.array([s.charge for s in structures], dtype=np.int64)
     spin = np.array([s.spin for s in structures], dtype=np.int64)
-    kinds, kind_index = np.unique(
-        np.stack([numbers, charge[batch], spin[batch]], axis=1), axis=0, return_inverse=True
-    )
+    kinds, kind_index = np.unique(np.stack([numbers, charge[batch], spin[batch]], axis=1), axis=0, return_inverse=True)
     return Graph(
         numbers=torch.from_numpy(numbers),
         edge_index=torch.from_numpy(np.stack([all_receivers, padded_senders])),

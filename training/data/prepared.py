@@ -1,7 +1,7 @@
 """A dataset made ready for training: neighbor lists, interaction labels, scales, and batches of it.
 
-Reference energies and short-range repulsion hold no trainable parameter, so their share of energy, forces and stress is taken
-off the labels once, in float64, instead of being computed in every step.
+Reference energies and short-range repulsion hold no trainable parameter, so their share of energy, forces and stress is
+taken off the labels once, in float64, instead of being computed in every step.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,8 +47,8 @@ class PreparedDataset:
     edges
         Neighbor list of each.
     energy, forces, strain
-        ``(n,)`` eV, ``(atoms, 3)`` eV/Å and ``(n, 3, 3)`` eV (stress · volume): labels less references and repulsion; NaN
-        where there is no label.
+        ``(n,)`` eV, ``(atoms, 3)`` eV/Å and ``(n, 3, 3)`` eV (stress · volume): labels less references and repulsion;
+        NaN where there is no label.
     repulsion_energy, repulsion_forces, repulsion_strain
         What was taken off for short-range repulsion, same shapes.
     reference_energy
@@ -82,9 +82,7 @@ class PreparedDataset:
         return Scales(
             energy=float(np.float32(max(_spread(per_atom), MINIMUM_ENERGY_SCALE))),
             forces=float(np.float32(max(_mean(norms), MINIMUM_FORCE_SCALE))),
-            strain=float(
-                np.float32(max(_mean(virial[:, [0, 1, 2], [0, 1, 2]].ravel()), MINIMUM_STRAIN_SCALE))
-            ),
+            strain=float(np.float32(max(_mean(virial[:, [0, 1, 2], [0, 1, 2]].ravel()), MINIMUM_STRAIN_SCALE))),
         )
 
 
@@ -104,7 +102,7 @@ def prepare(
     references: ReferenceEnergies,
     repulsion: nn.Module,
     cutoff: float,
-    progress: Callable[[int], None] = lambda n: None,
+    progress: Callable[[int], None] | None = None,
 ) -> PreparedDataset:
     """Build neighbor lists and take references and repulsion off the labels.
 
@@ -129,9 +127,7 @@ def prepare(
     start = 0
     while start < len(frames):
         stop = start
-        while stop < len(frames) and (
-            stop == start or frames.offsets[stop + 1] - frames.offsets[start] <= _CHUNK
-        ):
+        while stop < len(frames) and (stop == start or frames.offsets[stop + 1] - frames.offsets[start] <= _CHUNK):
             edges.append(compact_edges(structures[stop], cutoff=cutoff))
             stop += 1
         graph = assemble(structures[start:stop], edges[start:stop], cutoff=cutoff)
@@ -139,9 +135,10 @@ def prepare(
         repulsion_energy[start:stop] = e
         repulsion_forces[frames.offsets[start] : frames.offsets[stop]] = f
         repulsion_strain[start:stop] = w
-        progress(stop - start)
+        if progress is not None:
+            progress(stop - start)
         start = stop
-    reference = frames.compositions() @ np.nan_to_num(references.values)
+    reference = frames.compositions().astype(np.float64) @ np.nan_to_num(references.values)
     volume = np.abs(np.linalg.det(frames.cells))
     return PreparedDataset(
         frames=frames,
@@ -187,18 +184,13 @@ def make_batch(
     )
     energy = np.array([datasets[d].energy[i] for d, i in pairs])
     forces = np.concatenate(
-        [
-            datasets[d].forces[datasets[d].frames.offsets[i] : datasets[d].frames.offsets[i + 1]]
-            for d, i in pairs
-        ]
+        [datasets[d].forces[datasets[d].frames.offsets[i] : datasets[d].frames.offsets[i + 1]] for d, i in pairs]
     )
     strain = np.stack([datasets[d].strain[i] for d, i in pairs])
     weight = np.array([weights[d] for d, _ in pairs])
     atoms = np.bincount(graph.batch.numpy(), minlength=len(pairs)).astype(np.float64)
 
-    def labelled(
-        values: NDArray[np.float64], weight: NDArray[np.float64]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def labelled(values: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[torch.Tensor, torch.Tensor]:
         known = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
         return torch.from_numpy(np.nan_to_num(values)), torch.from_numpy(np.where(known, weight, 0.0))
 

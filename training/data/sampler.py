@@ -1,9 +1,10 @@
 """Which structures are drawn, in which order, in which batches: a pure function of seed and position.
 
-Rounds of draws follow one another. In each, dataset d contributes in proportion to n_d^temperature, walking through its own
-endless sequence of shuffled passes, so that no structure is repeated before all others of its dataset were seen. The round's
-structures are sorted by their largest number of neighbors, with jitter, and packed so that rows of edges in a batch have
-similar length (padding is what a batch wastes); the batches are then shuffled. Nothing but (seed, round, batch) is state.
+Rounds of draws follow one another. In each, dataset d contributes in proportion to n_d^temperature, walking through its
+own endless sequence of shuffled passes, so that no structure is repeated before all others of its dataset were seen.
+The round's structures are sorted by their largest number of neighbors, with jitter, and packed so that rows of edges in
+a batch have similar length (padding is what a batch wastes); the batches are then shuffled. Nothing but (seed, round,
+batch) is state.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,8 @@ class BalancedSampler:
     temperature
         Exponent of the dataset size, 0 = all datasets alike, 1 = all structures alike.
     edge_slots, max_atoms
-        Limits of a batch: atoms × largest neighbor count, and atoms. A single structure above them is a batch of its own.
+        Limits of a batch: atoms × largest neighbor count, and atoms. A single structure above them is a batch of its
+        own.
     seed
         Of all shuffles.
     """
@@ -77,16 +79,16 @@ class BalancedSampler:
         """Elements first … first+count of the dataset's endless sequence of shuffled passes."""
         size = len(self.atoms[dataset])
         passes = range(first // size, (first + count - 1) // size + 1)
-        sequence = np.concatenate(
-            [np.random.default_rng([self.seed, 0, dataset, p]).permutation(size) for p in passes]
-        )
+        sequence = np.concatenate([np.random.default_rng([self.seed, 0, dataset, p]).permutation(size) for p in passes])
         start = first - passes[0] * size
         return sequence[start : start + count]
 
     def _pack(
         self, order: NDArray[np.int64], atoms: NDArray[np.int64], degrees: NDArray[np.int64]
     ) -> list[NDArray[np.int64]]:
-        batches, current, n, widest = [], [], 0, 0
+        batches: list[NDArray[np.int64]] = []
+        current: list[int] = []
+        n, widest = 0, 0
         for k in order.tolist():
             wider = max(widest, int(degrees[k]))
             more = n + int(atoms[k])

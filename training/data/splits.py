@@ -221,9 +221,7 @@ def _hold_out_whole(
         taken += len(stratum)
 
 
-def elements_missing_from_training(
-    manifest: SplitManifest, datasets: Mapping[str, Frames]
-) -> dict[str, list[int]]:
+def elements_missing_from_training(manifest: SplitManifest, datasets: Mapping[str, Frames]) -> dict[str, list[int]]:
     """Return, per dataset, the atomic numbers that only validation structures contain."""
     missing = {}
     for name, frames in datasets.items():
