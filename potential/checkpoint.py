@@ -157,9 +157,7 @@ def _build(document: CheckpointDocument, tensors: dict[str, Tensor]) -> Potentia
             raise CheckpointError(
                 f"tensor {name!r} has shape {tuple(weights[name].shape)}, not {tuple(expected[name])}"
             )
-    potential.load_state_dict(
-        {name.removeprefix(_NETWORK): tensor for name, tensor in weights.items()}, strict=True
-    )
+    potential.load_state_dict({name.removeprefix(_NETWORK): tensor for name, tensor in weights.items()}, strict=True)
     return potential
 
 
@@ -175,21 +173,16 @@ def _pack_span(references: ReferenceEnergies, *, head: str) -> NDArray[np.float6
     return np.ascontiguousarray(inside)
 
 
-def _unpack_references(
-    head: str, mode: Any, energies: Mapping[str, float], span: Tensor | None
-) -> ReferenceEnergies:
+def _unpack_references(head: str, mode: Any, energies: Mapping[str, float], span: Tensor | None) -> ReferenceEnergies:
     unknown = [symbol for symbol in energies if atomic_numbers.get(symbol, 0) < 1]
     if unknown:
-        raise CheckpointError(
-            f"invalid document: reference_energies.{head}: {unknown[0]!r} is not an element"
-        )
+        raise CheckpointError(f"invalid document: reference_energies.{head}: {unknown[0]!r} is not an element")
     name = _span_name(head)
     if span is None:
         raise CheckpointError(f"missing tensor {name!r}")
     if span.dtype != torch.float64 or span.ndim != 2 or span.shape[1] != len(energies):
         raise CheckpointError(
-            f"tensor {name!r} is {span.dtype} of shape {tuple(span.shape)}, not float64 of shape "
-            f"(k, {len(energies)})"
+            f"tensor {name!r} is {span.dtype} of shape {tuple(span.shape)}, not float64 of shape (k, {len(energies)})"
         )
     columns = [atomic_numbers[symbol] for symbol in energies]
     values = np.full(N_ELEMENTS, np.nan)

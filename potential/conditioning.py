@@ -1,8 +1,8 @@
 """Total charge and spin multiplicity as an offset of the initial atom features.
 
-One learned vector per charge and per multiplicity, added to every atom of the structure. Both tables are created with the
-model and start at zero; the rows of charge 0 and of "spin not stated" *are* zero, always: neutral structures are then
-exactly additive over distant fragments and over supercells, whatever was trained.
+One learned vector per charge and per multiplicity, added to every atom of the structure. Both tables are created with
+the model and start at zero; the rows of charge 0 and of "spin not stated" *are* zero, always: neutral structures are
+then exactly additive over distant fragments and over supercells, whatever was trained.
 """
 
 import torch

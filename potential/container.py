@@ -130,9 +130,7 @@ def read(path: str | Path, *, kind: str, what: str) -> Container:
             f"{path}: not a safetensors file, or a truncated one ({_one_line(error)}); get the file again"
         ) from error
     if kind not in metadata:
-        raise CheckpointError(
-            f"{path}: a safetensors file, but not a {what}: its header has no {kind!r} document"
-        )
+        raise CheckpointError(f"{path}: a safetensors file, but not a {what}: its header has no {kind!r} document")
     try:
         document = json.loads(metadata[kind])
     except json.JSONDecodeError as error:
@@ -193,9 +191,7 @@ def _not_finite(value: Any, where: str) -> str:
     if isinstance(value, float):
         return "" if math.isfinite(value) else where
     if isinstance(value, dict):
-        return next(
-            (bad for k, v in value.items() if (bad := _not_finite(v, f"{where}.{k}" if where else k))), ""
-        )
+        return next((bad for k, v in value.items() if (bad := _not_finite(v, f"{where}.{k}" if where else k))), "")
     if isinstance(value, list):
         return next((bad for k, v in enumerate(value) if (bad := _not_finite(v, f"{where}[{k}]"))), "")
     return ""

@@ -171,9 +171,7 @@ def structure_warnings(potential: Potential, atoms: Atoms, *, head: str) -> list
     the energy is a guess. What the head refuses (:meth:`Potential.check_supported`) is not repeated here.
     """
     charge, spin = charge_and_spin(atoms)
-    return head_coverage(
-        potential, head=head, numbers=atoms.numbers, pbc=atoms.pbc, charge=charge, spin=spin
-    ).warnings
+    return head_coverage(potential, head=head, numbers=atoms.numbers, pbc=atoms.pbc, charge=charge, spin=spin).warnings
 
 
 def _charge_spin_known(info: HeadInfo, *, charge: int, spin: int | None, periodic: bool) -> bool:

@@ -51,8 +51,8 @@ class Graph:
     charge, spin
         int64 ``(G,)``: total charge in e; spin multiplicity 2S+1, 0 when not stated.
     kinds, kind_index
-        int64 ``(K, 3)`` distinct (atomic number, charge, spin), and int64 ``(N,)`` the row of each atom: what an atom is
-        when it has no neighbors.
+        int64 ``(K, 3)`` distinct (atomic number, charge, spin), and int64 ``(N,)`` the row of each atom: what an atom
+        is when it has no neighbors.
     """
 
     numbers: Tensor
@@ -278,9 +278,7 @@ def collate(graphs: Sequence[Graph], *, cutoff: float) -> Graph:
         put(vectors, graph.edge_vectors)
         put(shifts, graph.edge_shifts)
         put(mask, graph.edge_mask)
-    kinds, kind_index = torch.unique(
-        torch.cat([g.kinds[g.kind_index] for g in graphs]), dim=0, return_inverse=True
-    )
+    kinds, kind_index = torch.unique(torch.cat([g.kinds[g.kind_index] for g in graphs]), dim=0, return_inverse=True)
     first_graph = np.cumsum([0, *[g.n_graphs for g in graphs[:-1]]]).tolist()
     return Graph(
         numbers=torch.cat([g.numbers for g in graphs]),

@@ -41,13 +41,15 @@ class HeadInfo(_Document):
     attribution: str = ""
     structures: int = Field(default=0, description="Training structures.")
     structures_per_element: dict[str, int] = Field(
-        default_factory=dict, description="Training structures that contain the element; absent means unknown, and raises."
+        default_factory=dict,
+        description="Training structures that contain the element; absent means unknown, and raises.",
     )
     periodicity: list[str] = Field(default_factory=list, description='Periodic directions seen, e.g. ["TTT", "FFF"].')
     pressure_range: tuple[float, float] | None = Field(default=None, description="GPa, of the training stresses.")
     stress_trained: bool = False
     charge_spin: list[tuple[int, int | None]] = Field(
-        default_factory=list, description="(charge, multiplicity or null) values trained on; (0, null) is always accepted."
+        default_factory=list,
+        description="(charge, multiplicity or null) values trained on; (0, null) is always accepted.",
     )
     split: Literal["group", "interpolation"] = Field(
         default="group", description='How validation was separated; "interpolation" means one trajectory or ensemble.'
@@ -62,7 +64,9 @@ class PaiNNConfig(_Document):
     channels: int = Field(default=64, ge=1, description="Width of scalar and vector features.")
     layers: int = Field(default=3, ge=1, description="Message-passing layers.")
     n_radial: int = Field(default=16, ge=1, description="Radial basis functions.")
-    neighbor_scale: float = Field(default=30.0, gt=0, description="Typical number of neighbors; messages are divided by its root.")
+    neighbor_scale: float = Field(
+        default=30.0, gt=0, description="Typical number of neighbors; messages are divided by its root."
+    )
 
 
 class ModelConfig(_Document):

@@ -80,9 +80,7 @@ def zero_references(elements: Iterable[int]) -> ReferenceEnergies:
     return ReferenceEnergies(values=values, mode="zero", span=_unit_rows(values))
 
 
-def isolated_references(
-    numbers: ArrayLike, energies: ArrayLike, *, required: Iterable[int] = ()
-) -> ReferenceEnergies:
+def isolated_references(numbers: ArrayLike, energies: ArrayLike, *, required: Iterable[int] = ()) -> ReferenceEnergies:
     """Return the computed energies of isolated atoms as references.
 
     Parameters
@@ -99,9 +97,7 @@ def isolated_references(
         An element of the dataset without an isolated atom, or with two different ones.
     """
     values = np.full(N_ELEMENTS, np.nan)
-    for z, energy in zip(
-        np.asarray(numbers).tolist(), np.asarray(energies, np.float64).tolist(), strict=True
-    ):
+    for z, energy in zip(np.asarray(numbers).tolist(), np.asarray(energies, np.float64).tolist(), strict=True):
         if np.isfinite(values[z]) and abs(values[z] - energy) > 1e-3:
             symbol = chemical_symbols[z]
             raise ConfigurationError(f"isolated atoms of {symbol} differ: {values[z]} and {energy} eV")
@@ -193,9 +189,7 @@ def prior_array(prior: Mapping[str, float]) -> NDArray[np.float64]:
     return values
 
 
-def _robust_ridge(
-    x: NDArray[np.float64], y: NDArray[np.float64], *, prior_width: float
-) -> NDArray[np.float64]:
+def _robust_ridge(x: NDArray[np.float64], y: NDArray[np.float64], *, prior_width: float) -> NDArray[np.float64]:
     """Minimise Σ ρ((y − x·b)/σ) + |b|²/prior_width² for x of full column rank; see `fit_references`."""
     # Rounding of total energies of 1e5 eV: below this, residuals are zero.
     floor = 1e-12 * max(1.0, float(np.abs(y).max()))
