@@ -30,6 +30,7 @@ _functions: dict[tuple[str, torch.dtype, str], Callable[[_Weights, Graph], Tenso
 
 class _Network(nn.Module):
     """Encoder and one head of unit scale as a module whose weights are replaced in every call."""
+
     def __init__(self, potential: Potential) -> None:
         super().__init__()
         config = potential.config

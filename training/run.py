@@ -167,16 +167,10 @@ class _Run:
             The state belongs to another model, other data or another seed.
         """
         tensors, document = load_state(path)
-        mine, theirs = self.config.model_dump(mode="json"), document["config"]
-        for section in ("model", "objective", "sampler", "datasets"):
-            if mine[section] != theirs[section]:
-                raise ConfigurationError(
-                    f"{path} was written by a run with another {section!r} section: resume with that one"
-                )
-        if mine["run"]["seed"] != theirs["run"]["seed"]:
-            raise ConfigurationError(
-                f"{path} was written by a run with seed {theirs['run']['seed']}: resume with that one"
-            )
+        theirs = TrainConfig.model_validate(document["config"])
+        for section, mine in _identity(self.config).items():
+            if mine != _identity(theirs)[section]:
+                raise ConfigurationError(f"{path} was written by a run with another {section!r}: resume with that one")
         with torch.no_grad():
             for k, name in enumerate(self.names):
                 self.parameters[k].copy_(tensors[f"weights/{name}"])
@@ -344,6 +338,17 @@ def _row(step: int, seconds: float, values: Sequence[float], rate: float) -> dic
         "seconds": round(seconds, 2),
         **dict(zip(names, values, strict=True)),
         "atoms_per_second": round(rate, 1),
+    }
+
+
+def _identity(config: TrainConfig) -> dict[str, Any]:
+    """What must be the same in a resumed run; its length, rates, bookkeeping and texts may differ."""
+    return {
+        "model": config.model,
+        "objective": config.objective,
+        "sampler": config.sampler,
+        "run.seed": config.run.seed,
+        "datasets": [(d.file, d.references, d.prior, d.weight) for d in config.datasets],
     }
 
 

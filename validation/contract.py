@@ -78,7 +78,7 @@ def run_contract(
     """
     evaluator = PotentialEvaluator(potential, head=head)
     results = check_evaluator(evaluator, structures=structures, quick=quick)
-    made = standard_structures(evaluator.elements)
+    made = standard_structures(evaluator.elements, cutoff=evaluator.cutoff)
     results += check_cutoff_of_edge(evaluator, made["molecule"] if quick else made["crystal"], subject="edge")
     results.append(check_charge(evaluator, made["molecule"], made["crystal"]))
     return results
@@ -88,7 +88,7 @@ def check_evaluator(
     evaluator: Evaluator, *, structures: Mapping[str, Atoms] | None = None, quick: bool = False
 ) -> list[CheckResult]:
     """The part of the contract that needs energies and derivatives only; arguments as for `run_contract`."""
-    made = standard_structures(evaluator.elements)
+    made = standard_structures(evaluator.elements, cutoff=evaluator.cutoff)
     chosen = made if structures is None else dict(structures)
     differentiated = chosen
     if quick:
@@ -112,12 +112,15 @@ def check_evaluator(
 
 def check_locality(evaluator: Evaluator, *, quick: bool = False) -> list[CheckResult]:
     """Additivity, isolated atoms, the cutoff, continuity and smoothness, on structures of their own."""
-    elements = representative(evaluator.elements)
-    first, second = cluster(elements, size=5, seed=1), cluster(elements[::-1], size=4, seed=2)
+    elements, cutoff = representative(evaluator.elements), evaluator.cutoff
+    first, second = (
+        cluster(elements, cutoff=cutoff, size=5, seed=1),
+        cluster(elements[::-1], cutoff=cutoff, size=4, seed=2),
+    )
     results = [
         check_additivity(evaluator, first, second, subject="two molecules"),
         check_isolated_atoms(evaluator),
-        check_smoothness(evaluator, perfect_crystal(elements), subject="perfect crystal"),
+        check_smoothness(evaluator, perfect_crystal(elements, cutoff=cutoff), subject="perfect crystal"),
     ]
     pairs = [(elements[0], elements[-1])] if quick else [(a, b) for a in elements for b in elements if a <= b]
     for a, b in pairs:
@@ -126,13 +129,11 @@ def check_locality(evaluator: Evaluator, *, quick: bool = False) -> list[CheckRe
     results += check_cutoff_of_fragments(evaluator, first, second, subject="two molecules")
 
     a, b = elements[0], elements[-1]
-    apart = Atoms([a, b], positions=[[0, 0, 0], [evaluator.cutoff + 0.05, 0, 0]])
+    apart = Atoms([a, b], positions=[[0, 0, 0], [cutoff + 0.05, 0, 0]])
     inward = np.array([[0.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
-    length = 0.4 * evaluator.cutoff
-    results.append(
-        check_continuity(evaluator, apart, inward, length=length, subject=f"dimer {apart.symbols}")
-    )
-    crystal = standard_structures(elements)["crystal"]
+    length = 0.4 * cutoff
+    results.append(check_continuity(evaluator, apart, inward, length=length, subject=f"dimer {apart.symbols}"))
+    crystal = standard_structures(elements, cutoff=cutoff)["crystal"]
     path = np.zeros((len(crystal), 3))
     path[0] = [0.36, 0.48, 0.8]
     results.append(check_continuity(evaluator, crystal, path, length=0.4, subject="crystal"))

@@ -23,6 +23,7 @@ SMOOTHNESS_LIMIT = 1e-2
 FORCE_STEPS = (1e-2, 3e-3, 1e-3, 3e-4)  # Å
 STRAIN_STEPS = (3e-3, 1e-3, 3e-4, 1e-4)
 CURVATURE_STEPS = (3e-3, 1e-3, 3e-4, 1e-4)  # Å
+_HALVINGS = 8
 # f'(0) = [f(−2h) − 8 f(−h) + 8 f(h) − f(2h)] / 12h + O(h⁴)
 _STENCIL = {-2: 1.0 / 12.0, -1: -8.0 / 12.0, 1: 8.0 / 12.0, 2: -1.0 / 12.0}
 
@@ -43,8 +44,7 @@ def check_forces(evaluator: Evaluator, atoms: Atoms, *, subject: str, n_atoms: i
     tested = np.unique(np.linspace(0, len(atoms) - 1, min(n_atoms, len(atoms))).round().astype(int)).tolist()
     paths = [_moved(atoms, index, axis) for index in tested for axis in range(3)]
     errors = [
-        float(np.abs(five_point(evaluator, paths, step=h).reshape(-1, 3) + forces[tested]).max())
-        for h in FORCE_STEPS
+        float(np.abs(five_point(evaluator, paths, step=h).reshape(-1, 3) + forces[tested]).max()) for h in FORCE_STEPS
     ]
     return at_most(
         "forces",
@@ -77,7 +77,7 @@ def check_continuity(
 ) -> CheckResult:
     """No jumps along ``positions + t · direction``, 0 ≤ t ≤ `length`: energy differences are work.
 
-    The work is integrated in panels (Gauss–Legendre, four nodes). A panel that disagrees is halved, eight
+    The work is integrated in panels (Gauss–Legendre, four nodes). The worst panel is halved, up to eight
     times over: at a kink of a higher derivative the error falls with the panel, at a jump of the energy it
     stays. This finds truncated cutoffs, neighbor caps and neighbor lists gone stale, which derivatives at a
     point do not see.
@@ -88,34 +88,38 @@ def check_continuity(
         moved.positions += t * direction
         return moved
 
-    nodes, weights = np.polynomial.legendre.leggauss(4)
-    edges = np.linspace(0.0, length, max(2, int(np.ceil(length / 0.04)) + 1))
-    panels = np.stack([edges[:-1], edges[1:]], axis=1)
-    settled, where = 0.0, 0.0
-    for level in range(9):
+    def mismatches(panels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Energy difference less work over max(1, power), for panels ``(K, 2)``."""
         middle, half = panels.mean(axis=1), 0.5 * (panels[:, 1] - panels[:, 0])
         ts = np.concatenate([panels, middle[:, None] + half[:, None] * nodes], axis=1)
         results = evaluator.many([place(t) for t in ts.ravel()])
         energies = np.array([r.energy for r in results]).reshape(ts.shape)
         power = np.array([-np.sum(r.forces * direction) for r in results]).reshape(ts.shape)
-        mismatch = np.abs(energies[:, 1] - energies[:, 0] - half * (power[:, 2:] @ weights))
-        scale = max(1.0, float(np.abs(power).max()))
-        open_ = ~(mismatch <= CONTINUITY_LIMIT * scale) if level < 8 else np.zeros(len(panels), dtype=bool)
-        for k in np.flatnonzero(~open_):
-            if not mismatch[k] / scale <= settled:
-                settled, where = float(mismatch[k] / scale), float(middle[k])
-        panels = panels[open_]
-        if not len(panels):
+        work = half * (power[:, 2:] @ weights)
+        return np.asarray(np.abs(energies[:, 1] - energies[:, 0] - work) / max(1.0, np.abs(power).max()))
+
+    nodes, weights = np.polynomial.legendre.leggauss(4)
+    edges = np.linspace(0.0, length, max(2, int(np.ceil(length / 0.04)) + 1))
+    panels = np.stack([edges[:-1], edges[1:]], axis=1)
+    errors = mismatches(panels)
+    halvings = np.zeros(len(panels), dtype=int)
+    while True:
+        # NaN sorts last: it is the worst.
+        worst = int(np.argsort(errors)[-1])
+        if errors[worst] <= CONTINUITY_LIMIT or halvings[worst] == _HALVINGS or np.isnan(errors[worst]):
             break
-        panels = np.stack([panels[:, 0], panels.mean(axis=1), panels.mean(axis=1), panels[:, 1]], 1)
-        panels = panels.reshape(-1, 2)
+        start, end = panels[worst]
+        halves = np.array([[start, 0.5 * (start + end)], [0.5 * (start + end), end]])
+        panels = np.concatenate([np.delete(panels, worst, axis=0), halves])
+        halvings = np.concatenate([np.delete(halvings, worst), [halvings[worst] + 1] * 2])
+        errors = np.concatenate([np.delete(errors, worst), mismatches(halves)])
     return at_most(
         "continuity",
         subject,
-        settled,
+        float(errors[worst]),
         CONTINUITY_LIMIT,
         "eV, of max(1, max|dE/dt| Å/eV)",
-        f"largest difference of energy and work at t = {where:.4f} Å",
+        f"largest difference of energy and work at t = {panels[worst].mean():.4f} Å",
     )
 
 

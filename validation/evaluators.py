@@ -129,9 +129,7 @@ class PotentialEvaluator:
     def _batch(self, structures: Sequence[Atoms]) -> list[Evaluation]:
         prediction = self.predict(structures)
         energy = prediction.interaction_energy.tolist()
-        forces, virials, virial = (
-            t.numpy() for t in (prediction.forces, prediction.virials, prediction.virial)
-        )
+        forces, virials, virial = (t.numpy() for t in (prediction.forces, prediction.virials, prediction.virial))
         bounds = np.cumsum([0, *map(len, structures)]).tolist()
         return [
             Evaluation(energy[k], forces[first:last], -virial[k], -virials[first:last].sum(axis=0))

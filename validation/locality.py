@@ -30,9 +30,7 @@ def check_additivity(evaluator: Evaluator, first: Atoms, second: Atoms, *, subje
         moved = second.copy()
         moved.positions[:, 0] += first.positions[:, 0].max() - second.positions[:, 0].min() + gap
         together = evaluator(first + moved)
-        error = max(
-            abs(together.energy - expected) / len(forces), float(np.abs(together.forces - forces).max())
-        )
+        error = max(abs(together.energy - expected) / len(forces), float(np.abs(together.forces - forces).max()))
         if not error <= worst:
             worst, detail = error, f"at a gap of {gap:g} Å, fragments {reach:.1f} Å long"
     return at_most("additivity", subject, worst, ADDITIVITY_LIMIT, "eV/atom, eV/Å", detail)
@@ -53,9 +51,7 @@ def check_isolated_atoms(evaluator: Evaluator, *, elements: Sequence[int] | None
             error = max(abs(result.energy), float(np.abs(result.forces).max()))
             if isinstance(evaluator, PotentialEvaluator):
                 total = float(evaluator.predict([atoms]).energy[0])
-                error = max(
-                    error, abs(total - float(evaluator.potential.references[evaluator.head].values[z]))
-                )
+                error = max(error, abs(total - float(evaluator.potential.references[evaluator.head].values[z])))
             if not error <= worst:
                 worst, detail = error, f"largest for {atoms.symbols[0]}"
     return at_most("isolated atoms", "each element", worst, 0.0, "eV, eV/Å", detail)
@@ -72,9 +68,7 @@ def check_cutoff_of_dimer(evaluator: Evaluator, a: int, b: int, *, subject: str)
     return _exponents(force, subject=subject)
 
 
-def check_cutoff_of_fragments(
-    evaluator: Evaluator, first: Atoms, second: Atoms, *, subject: str
-) -> list[CheckResult]:
+def check_cutoff_of_fragments(evaluator: Evaluator, first: Atoms, second: Atoms, *, subject: str) -> list[CheckResult]:
     """Two molecules of which a single pair of atoms is about to come within the cutoff.
 
     The pair is embedded, yet nothing else changes: the net force on one of them is the pure signal, over
@@ -135,21 +129,12 @@ def _exponents(force: Callable[[float], float], *, subject: str) -> list[CheckRe
     forces = np.array([abs(force(d)) for d in deltas])
     nodes, weights = np.polynomial.legendre.leggauss(6)
     work = np.array(
-        [
-            abs(0.5 * d * sum(w * force(0.5 * d * (1 + x)) for x, w in zip(nodes, weights, strict=True)))
-            for d in deltas
-        ]
+        [abs(0.5 * d * sum(w * force(0.5 * d * (1 + x)) for x, w in zip(nodes, weights, strict=True))) for d in deltas]
     )
     clear = forces > 100 * noise
     limits = {"cutoff energy": ENERGY_EXPONENT, "cutoff force": FORCE_EXPONENT}
-    seen = (
-        f"|F| = {', '.join(f'{f:.1e}' for f in forces)} eV/Å at δ = {', '.join(f'{d:g}' for d in deltas)} Å"
-    )
-    if (
-        not np.isfinite(forces).all()
-        or clear.sum() < 3
-        or not deltas[clear].max() >= 10 * deltas[clear].min()
-    ):
+    seen = f"|F| = {', '.join(f'{f:.1e}' for f in forces)} eV/Å at δ = {', '.join(f'{d:g}' for d in deltas)} Å"
+    if not np.isfinite(forces).all() or clear.sum() < 3 or not deltas[clear].max() >= 10 * deltas[clear].min():
         reason = f"the signal drowns in {noise:.1e} eV/Å of noise: {seen}"
         return [unmeasured(name, subject, limit, "power of δ", reason) for name, limit in limits.items()]
     detail = f"at least; {seen}, {int(clear.sum())} of {len(deltas)} clear of noise"

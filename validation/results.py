@@ -37,16 +37,12 @@ class CheckResult:
         return f"{verdict} {self.name} [{self.subject}]: {figures}{note}"
 
 
-def at_most(
-    name: str, subject: str, measured: float, limit: float, unit: str, detail: str = ""
-) -> CheckResult:
+def at_most(name: str, subject: str, measured: float, limit: float, unit: str, detail: str = "") -> CheckResult:
     """Result of a check that holds while ``measured <= limit``; NaN fails."""
     return CheckResult(name, subject, float(measured), limit, unit, bool(measured <= limit), detail)
 
 
-def at_least(
-    name: str, subject: str, measured: float, limit: float, unit: str, detail: str = ""
-) -> CheckResult:
+def at_least(name: str, subject: str, measured: float, limit: float, unit: str, detail: str = "") -> CheckResult:
     """Result of a check that holds while ``measured >= limit``; NaN fails."""
     return CheckResult(name, subject, float(measured), limit, unit, bool(measured >= limit), detail)
 

@@ -21,9 +21,9 @@ def radius(number: int) -> float:
     return float(covalent_radii[number]) if number <= 96 else _UNKNOWN_RADIUS
 
 
-def bond(a: int, b: int) -> float:
-    """Usual distance of two atoms, Å."""
-    return radius(a) + radius(b)
+def bond(a: int, b: int, *, cutoff: float) -> float:
+    """Usual distance of two atoms, Å; of large ones at most 0.7 cutoffs, so that they do interact."""
+    return min(radius(a) + radius(b), 0.7 * cutoff)
 
 
 def representative(elements: Sequence[int], *, count: int = 3) -> list[int]:
@@ -32,7 +32,7 @@ def representative(elements: Sequence[int], *, count: int = 3) -> list[int]:
     return [elements[k] for k in chosen]
 
 
-def cluster(elements: Sequence[int], *, size: int, seed: int) -> Atoms:
+def cluster(elements: Sequence[int], *, cutoff: float, size: int, seed: int) -> Atoms:
     """A molecule without symmetry: atoms 1.1 usual bond lengths from an earlier one, none nearer to any."""
     rng = np.random.default_rng(seed)
     numbers = [elements[k % len(elements)] for k in range(size)]
@@ -41,31 +41,35 @@ def cluster(elements: Sequence[int], *, size: int, seed: int) -> Atoms:
         z = numbers[len(positions)]
         partner = int(rng.integers(len(positions)))
         direction = rng.normal(size=3)
-        trial = positions[partner] + 1.1 * bond(z, numbers[partner]) * direction / np.linalg.norm(direction)
+        trial = positions[partner] + 1.1 * bond(z, numbers[partner], cutoff=cutoff) * direction / np.linalg.norm(
+            direction
+        )
         distances = np.linalg.norm(np.array(positions) - trial, axis=1)
-        usual = np.array([bond(z, other) for other in numbers[: len(positions)]])
+        usual = np.array([bond(z, other, cutoff=cutoff) for other in numbers[: len(positions)]])
         if np.all(distances >= 1.0999 * usual):
             positions.append(trial)
     return Atoms(numbers, positions=np.array(positions))
 
 
-def perfect_crystal(elements: Sequence[int]) -> Atoms:
+def perfect_crystal(elements: Sequence[int], *, cutoff: float) -> Atoms:
     """A crystal with every atom on a center of inversion: rock salt of two elements, else fcc, cubic cell."""
     if len(elements) > 1:
         a, b = elements[0], elements[-1]
-        return _relabel(bulk("NaCl", "rocksalt", a=2.2 * bond(a, b), cubic=True), [a, b])
+        return _relabel(bulk("NaCl", "rocksalt", a=2.2 * bond(a, b, cutoff=cutoff), cubic=True), [a, b])
     return _relabel(
-        bulk("Cu", a=1.1 * np.sqrt(2) * bond(elements[0], elements[0]), cubic=True), [elements[0]]
+        bulk("Cu", a=1.1 * np.sqrt(2) * bond(elements[0], elements[0], cutoff=cutoff), cubic=True), [elements[0]]
     )
 
 
-def primitive_fcc(number: int) -> Atoms:
+def primitive_fcc(number: int, *, cutoff: float) -> Atoms:
     """One atom in the primitive fcc cell, smaller than any cutoff."""
-    return _relabel(bulk("Cu", a=1.1 * np.sqrt(2) * bond(number, number)), [number])
+    return _relabel(bulk("Cu", a=1.1 * np.sqrt(2) * bond(number, number, cutoff=cutoff)), [number])
 
 
-def standard_structures(elements: Sequence[int], *, seed: int = 0) -> dict[str, Atoms]:
+def standard_structures(elements: Sequence[int], *, cutoff: float, seed: int = 0) -> dict[str, Atoms]:
     """The structures of the contract, made of up to three of the `elements`.
+
+    `cutoff` (Å) bounds the bond lengths; see :func:`bond`.
 
     Returns
     -------
@@ -75,7 +79,7 @@ def standard_structures(elements: Sequence[int], *, seed: int = 0) -> dict[str, 
     """
     chosen = representative(elements)
     rng = np.random.default_rng(seed)
-    longest = max(bond(a, b) for a in chosen for b in chosen)
+    longest = max(bond(a, b, cutoff=cutoff) for a in chosen for b in chosen)
 
     crystal = bulk("Cu", a=1.1 * np.sqrt(2) * longest, cubic=True)
     crystal.numbers[:] = [chosen[k % len(chosen)] for k in range(4)]
@@ -107,10 +111,10 @@ def standard_structures(elements: Sequence[int], *, seed: int = 0) -> dict[str, 
     )
     _rattle(wire, longest, rng)
     return {
-        "molecule": cluster(chosen, size=6, seed=seed),
+        "molecule": cluster(chosen, cutoff=cutoff, size=6, seed=seed),
         "crystal": crystal,
         "skewed": skewed,
-        "primitive": primitive_fcc(chosen[-1]),
+        "primitive": primitive_fcc(chosen[-1], cutoff=cutoff),
         "slab": slab,
         "wire": wire,
     }

@@ -54,9 +54,7 @@ def _difference(before: Evaluation, after: Evaluation, variant: Transformed) -> 
     n = len(variant.atoms)
     errors = {
         "energy": abs(after.energy - variant.copies * before.energy) / max(n, 1),
-        "forces": float(
-            np.abs(after.forces - before.forces[variant.order] @ variant.matrix.T).max(initial=0.0)
-        ),
+        "forces": float(np.abs(after.forces - before.forces[variant.order] @ variant.matrix.T).max(initial=0.0)),
     }
     if before.strain_gradient is not None and after.strain_gradient is not None:
         turned = variant.copies * variant.matrix @ before.strain_gradient @ variant.matrix.T
@@ -120,9 +118,7 @@ def _wrapping(atoms: Atoms, rng: np.random.Generator, cutoff: float) -> list[Tra
 
 def _supercell(atoms: Atoms, rng: np.random.Generator, cutoff: float) -> list[Transformed]:
     del rng, cutoff
-    repeats = {tuple(np.where(atoms.pbc, r, 1).tolist()) for r in ((2, 1, 1), (1, 1, 3), (2, 2, 2))} - {
-        (1, 1, 1)
-    }
+    repeats = {tuple(np.where(atoms.pbc, r, 1).tolist()) for r in ((2, 1, 1), (1, 1, 3), (2, 2, 2))} - {(1, 1, 1)}
     variants = []
     for repeat in sorted(repeats):
         copies = int(np.prod(repeat))
@@ -158,9 +154,7 @@ def _vacuum(atoms: Atoms, rng: np.random.Generator, cutoff: float) -> list[Trans
     if atoms.pbc.all():
         return []
     free = ~atoms.pbc
-    complement = np.linalg.svd(np.vstack([atoms.cell.array[atoms.pbc], np.zeros((1, 3))]))[2][
-        atoms.pbc.sum() :
-    ]
+    complement = np.linalg.svd(np.vstack([atoms.cell.array[atoms.pbc], np.zeros((1, 3))]))[2][atoms.pbc.sum() :]
     extent = float(np.ptp(atoms.positions @ complement.T, axis=0).max(initial=0.0)) if len(atoms) else 0.0
     variants = []
     for vectors, pbc in (
