@@ -162,6 +162,8 @@ def _vacuum(atoms: Atoms, rng: np.random.Generator, cutoff: float) -> list[Trans
         (rng.normal(size=complement.shape), atoms.pbc),
         (complement * (extent + cutoff + 0.5), np.ones(3, dtype=bool)),
     ):
+        if pbc.all() and atoms.info.get("charge", 0):
+            continue  # a charged periodic cell has no energy
         other = atoms.copy()
         cell = atoms.cell.array.copy()
         cell[free] = vectors
