@@ -59,7 +59,7 @@ def _sampler(sizes: list[int], *, temperature: float = 0.5, seed: int = 3, slots
         [rng.integers(1, 30, n) for n in sizes],
         temperature=temperature,
         edge_slots=slots,
-        max_atoms=60,
+        max_structures=7,
         seed=seed,
     )
 
@@ -84,7 +84,8 @@ def test_batches_respect_their_limits() -> None:
     for batch in sampler.round(0):
         atoms = sum(int(sampler.atoms[d][i]) for d, i in batch)
         widest = max(int(sampler.degrees[d][i]) for d, i in batch)
-        assert len(batch) == 1 or (atoms * widest <= 400 and atoms <= 60)
+        assert len(batch) == 1 or atoms * widest <= 400
+        assert len(batch) <= 7
 
 
 def test_stream_continues_where_it_stood() -> None:

@@ -89,7 +89,7 @@ name: tiny
 split: split.json
 model: {cutoff: 4.0, encoder: {channels: 8, layers: 2, n_radial: 6}, head_hidden: 8}
 optimizer: {learning_rate: 5.0e-3, warmup_steps: 5}
-sampler: {edge_slots: 1500, max_atoms: 40}
+sampler: {edge_slots: 1500, max_structures: 8}
 run: {steps: 30, seed: 1, compile: false, validate_every: 15}
 datasets:
   - {file: copper.extxyz, references: fit, level_of_theory: {functional: EMT}, licence: none, attribution: ASE}

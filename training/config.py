@@ -77,7 +77,9 @@ class SamplerConfig(_Section):
         default=0.5, ge=0, le=1, description="A dataset of n structures is drawn in proportion to n^temperature."
     )
     edge_slots: int = Field(default=24_000, ge=1, description="Largest atoms × neighbor slots of a batch.")
-    max_atoms: int = Field(default=1_000, ge=1, description="Largest number of atoms of a batch.")
+    max_structures: int = Field(
+        default=24, ge=1, description="Largest number of structures of a batch: small molecules get steps of their own."
+    )
 
 
 class RunConfig(_Section):

@@ -371,6 +371,6 @@ def _sampler(
         [d.degrees for d in datasets],
         temperature=config.sampler.temperature if temperature is None else temperature,
         edge_slots=config.sampler.edge_slots,
-        max_atoms=config.sampler.max_atoms,
+        max_structures=config.sampler.max_structures,
         seed=config.run.seed,
     )

@@ -48,12 +48,12 @@ class BalancedSampler:
         *,
         temperature: float,
         edge_slots: int,
-        max_atoms: int,
+        max_structures: int,
         seed: int,
     ) -> None:
         self.atoms = [np.asarray(a, dtype=np.int64) for a in atoms]
         self.degrees = [np.maximum(np.asarray(d, dtype=np.int64), 1) for d in degrees]
-        self.edge_slots, self.max_atoms, self.seed = edge_slots, max_atoms, seed
+        self.edge_slots, self.max_structures, self.seed = edge_slots, max_structures, seed
         sizes = np.array([len(a) for a in self.atoms], dtype=np.float64)
         share = np.where(sizes > 0, np.maximum(sizes, 1.0) ** temperature, 0.0)
         #: Structures of each dataset in one round; a round is as long as one pass over all data.
@@ -92,7 +92,7 @@ class BalancedSampler:
         for k in order.tolist():
             wider = max(widest, int(degrees[k]))
             more = n + int(atoms[k])
-            if current and (more * wider > self.edge_slots or more > self.max_atoms):
+            if current and (more * wider > self.edge_slots or len(current) == self.max_structures):
                 batches.append(np.array(current))
                 current, more, wider = [], int(atoms[k]), int(degrees[k])
             current.append(k)
