@@ -135,7 +135,8 @@ def _by_element(frames: Frames, errors: StructureErrors) -> dict[str, Metrics]:
     for z in np.flatnonzero(present.any(axis=0)).tolist():
         alone = np.flatnonzero(present[:, z] & (present.sum(axis=1) == 1))
         if len(alone):
-            found[chemical_symbols[z]] = _metrics(StructureErrors(errors[i] for i in alone.tolist()))
+            chosen = StructureErrors(errors[i] for i in alone.tolist())
+            found[chemical_symbols[z]] = {"structures": float(len(chosen))} | _metrics(chosen)
     return found
 
 
@@ -177,10 +178,7 @@ def render(
         "### Heads",
         _head_table(potential),
         "### Structures of one element, by element",
-        (
-            "Beside published errors on the same dataset where there are any. Those were measured on another split, so the"
-            " comparison is indicative."
-        ),
+        ("Beside the errors of published potentials (same two quantities) where there are any."),
         _element_table(per_element, config),
         "### Elements per head",
         (
@@ -264,18 +262,20 @@ def _head_table(potential: Potential) -> str:
 
 
 def _element_table(per_element: Mapping[str, Mapping[str, Metrics]], config: TrainConfig) -> str:
-    published = {(d.name, p.element): p for d in config.datasets for p in d.published}
+    published = {d.name: d.published for d in config.datasets}
     rows = []
     for head, elements in per_element.items():
         for element, m in elements.items():
             if "energy_rmse_mev_per_atom" not in m or "force_rmse_mev_per_a" not in m:
                 continue
-            row = [head, element, f"{m['energy_rmse_mev_per_atom']:.1f}", f"{m['force_rmse_mev_per_a'] / 1e3:.3f}"]
-            p = published.get((head, element))
-            if p is None:
-                row += ["–", "–", "–"]
-            else:
-                row += [f"{p.energy_rmse_mev_per_atom:g}", f"{p.force_rmse_ev_per_a:g}", f"{p.model}, {p.source}"]
-            rows.append(row)
-    header = ["head", "element", "energy RMSE, meV/atom", "force RMSE, eV/Å"]
-    return _table([*header, "published energy", "published force", "by"], rows)
+            others = [
+                f"{p.model} {p.energy_rmse_mev_per_atom:g} / {p.force_rmse_ev_per_a:g}"
+                for p in published[head]
+                if p.element == element
+            ]
+            row = [head, element, f"{m['structures']:.0f}"]
+            row += [f"{m['energy_rmse_mev_per_atom']:.1f}", f"{m['force_rmse_mev_per_a'] / 1e3:.3f}"]
+            rows.append([*row, "; ".join(others) or "–"])
+    header = ["head", "element", "structures", "energy RMSE, meV/atom", "force RMSE, eV/Å", "published potentials"]
+    sources = sorted({p.source for d in config.datasets for p in d.published})
+    return "\n\n".join([_table(header, rows), *sources])

@@ -16,13 +16,13 @@ class _Section(BaseModel):
 
 
 class PublishedErrors(_Section):
-    """Errors that a publication reports for one element of a dataset, to stand beside ours in the model card."""
+    """Errors of a published potential on one element of a dataset, to stand beside ours in the model card."""
 
     element: str = Field(description="Symbol.")
     model: str = Field(description="Name of the published model.")
-    energy_rmse_mev_per_atom: float = Field(gt=0, description="meV per atom.")
-    force_rmse_ev_per_a: float = Field(gt=0, description="eV/Å, per component.")
-    source: str = Field(description="Publication, table or figure.")
+    energy_rmse_mev_per_atom: float = Field(ge=0, description="meV per atom.")
+    force_rmse_ev_per_a: float = Field(ge=0, description="eV/Å, per component.")
+    source: str = Field(description="Publication, and how the figures came about.")
 
 
 class DatasetConfig(_Section):
