@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hydrapot.potential.backbones.blocked import fastest_message_sum
 from hydrapot.potential.derivatives import (
     forces_from_edge_gradient,
     strain_gradient,
@@ -74,7 +75,8 @@ def evaluate(
     head
         Name of the head; may be None only if the model has a single one.
     network
-        A replacement (say, compiled) for ``potential.network_energies(graph, head=head)``.
+        A replacement (say, compiled) for ``potential.network_energies(graph, head=head)``, which is used with the
+        fastest message sum of the device.
     check
         Check elements, charge and spin; an adapter that checked the same structure before may skip it.
 
@@ -90,7 +92,11 @@ def evaluate(
     leaf = graph.edge_vectors.detach().double().requires_grad_()
     leafed = graph.with_edge_vectors(leaf)
     with torch.enable_grad():
-        learned = network(leafed) if network is not None else potential.network_energies(leafed, head=head)
+        learned = (
+            network(leafed)
+            if network is not None
+            else potential.network_energies(leafed, head=head, message_sum=fastest_message_sum(leaf.device))
+        )
         interaction = learned + potential.repulsion(leafed)
         (gradient,) = torch.autograd.grad(interaction.sum(), leaf)
     interaction = interaction.detach()

@@ -8,7 +8,7 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor, nn
 
-from hydrapot.potential.backbones.painn import PaiNN
+from hydrapot.potential.backbones.painn import DenseMessageSum, MessageSum, PaiNN
 from hydrapot.potential.conditioning import ChargeSpinConditioning, NoConditioning, check_range
 from hydrapot.potential.errors import UnknownElementError, UnknownHeadError, UnsupportedChargeError
 from hydrapot.potential.graph import SPIN_ABSENT, Graph
@@ -145,14 +145,18 @@ class Potential(nn.Module):
                 )
             check_range(charge, spin)
 
-    def features(self, graph: Graph) -> tuple[Tensor, Tensor]:
+    def features(self, graph: Graph, *, message_sum: type[MessageSum] = DenseMessageSum) -> tuple[Tensor, Tensor]:
         """Node features ``(N, F)``, and those of each atom kind without neighbors ``(K, F)``."""
         kinds = self.encoder.embed(graph.kinds, self.conditioning(graph.kinds))
-        return self.encoder(kinds, graph), self.encoder.without_neighbors(kinds)
+        return self.encoder(kinds, graph, message_sum=message_sum), self.encoder.without_neighbors(kinds)
 
-    def network_energies(self, graph: Graph, *, head: str) -> Tensor:
-        """The learned part of the interaction energy per atom, ``(N,)`` eV, float64."""
-        features, isolated = self.features(graph)
+    def network_energies(self, graph: Graph, *, head: str, message_sum: type[MessageSum] = DenseMessageSum) -> Tensor:
+        """The learned part of the interaction energy per atom, ``(N,)`` eV, float64.
+
+        The default for `message_sum` is differentiable any number of times, also with respect to the weights; that of
+        :mod:`~hydrapot.potential.backbones.blocked` is faster.
+        """
+        features, isolated = self.features(graph, message_sum=message_sum)
         energies: Tensor = self.head(head)(features, isolated, graph)
         return energies
 

@@ -28,11 +28,11 @@ last.
 
 import math
 from collections.abc import Iterable
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import linear, silu
 
 from hydrapot.potential.edges import gather, spread_kinds, sum_edges
 from hydrapot.potential.graph import MAX_ATOMIC_NUMBER, Graph
@@ -47,12 +47,64 @@ def smooth_norm(vectors: Tensor) -> Tensor:
     return torch.sqrt((vectors * vectors).sum(dim=1) + NORM_SOFTENING**2)
 
 
+class MessageSum(Protocol):
+    """The sums over neighbors of eq. 7 and 8, Σ_j a_ij and Σ_j (b_ij r̂_ij + c_ij v_j), for one graph.
+
+    Nine tenths of the work, and all of the memory, are here; an engine may bring its own.
+    """
+
+    def __init__(self, basis: Tensor, directions: Tensor, graph: Graph) -> None:
+        """Take ``(E, R)`` radial basis and ``(E, 3)`` unit vectors of the edges."""
+
+    def __call__(
+        self, context: Tensor, vectors: Tensor | None, filters: Tensor, *, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """Sums for every receiver, ``(N, F)`` and ``(N, 3, F)``.
+
+        Parameters
+        ----------
+        context
+            ``(N, 3F)``, or ``(N, 2F)`` without `vectors`.
+        vectors
+            ``(N, 3, F)``, or None in the first layer, where they are zero.
+        filters
+            ``(3F, R)`` or ``(2F, R)``: weights of W.
+        scale
+            Factor of every message.
+        """
+
+
+class DenseMessageSum:
+    """:class:`MessageSum` as the equations are written: differentiable any number of times, and the reference.
+
+    Parameters
+    ----------
+    basis, directions, graph
+        As for :class:`MessageSum`.
+    """
+
+    def __init__(self, basis: Tensor, directions: Tensor, graph: Graph) -> None:
+        self.basis = basis
+        self.directions = directions
+        self.graph = graph
+
+    def __call__(
+        self, context: Tensor, vectors: Tensor | None, filters: Tensor, *, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """As in :class:`MessageSum`."""
+        edge = gather(context, self.graph) * (linear(self.basis, filters) * scale)
+        parts = edge.chunk(2 if vectors is None else 3, dim=1)
+        edge_vectors = parts[1][:, None, :] * self.directions[:, :, None]
+        if vectors is not None:
+            edge_vectors = edge_vectors + parts[2][:, None, :] * gather(vectors, self.graph)
+        return sum_edges(parts[0], self.graph), sum_edges(edge_vectors, self.graph)
+
+
 class Message(nn.Module):
     """Eq. 7 and 8: s_i += Σ_j a_ij,  v_i += Σ_j (b_ij r̂_ij + c_ij v_j)."""
 
     def __init__(self, *, channels: int, n_radial: int, neighbor_scale: float, first: bool) -> None:
         super().__init__()
-        self.channels = channels
         self.first = first
         self.scale = 1.0 / math.sqrt(neighbor_scale)
         parts = 2 if first else 3
@@ -60,17 +112,12 @@ class Message(nn.Module):
         self.context = nn.Linear(channels, parts * channels)
         self.filters = nn.Linear(n_radial, parts * channels, bias=False)
 
-    def forward(
-        self, scalars: Tensor, vectors: Tensor, basis: Tensor, directions: Tensor, graph: Graph
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, scalars: Tensor, vectors: Tensor, message_sum: MessageSum) -> tuple[Tensor, Tensor]:
         """Scalars and vectors after the messages of all neighbors."""
         context: Tensor = self.context(silu(self.hidden(scalars)))
-        edge = gather(context, graph) * (self.filters(basis) * self.scale)
-        parts = edge.split(self.channels, dim=1)
-        edge_vectors = parts[1][:, None, :] * directions[:, :, None]
-        if not self.first:
-            edge_vectors = edge_vectors + parts[2][:, None, :] * gather(vectors, graph)
-        return scalars + sum_edges(parts[0], graph), vectors + sum_edges(edge_vectors, graph)
+        known = None if self.first else vectors
+        scalar_sum, vector_sum = message_sum(context, known, self.filters.weight, scale=self.scale)
+        return scalars + scalar_sum, vectors + vector_sum
 
 
 class Update(nn.Module):
@@ -134,16 +181,21 @@ class PaiNN(nn.Module):
         embedded: Tensor = self.embedding(kinds[:, 0])
         return embedded + conditioning
 
-    def forward(self, kind_features: Tensor, graph: Graph) -> Tensor:
-        """Node features ``(N, F)`` from the embedded kinds ``(K, F)`` and the graph, in the dtype of the kinds."""
+    def forward(
+        self, kind_features: Tensor, graph: Graph, *, message_sum: type[MessageSum] = DenseMessageSum
+    ) -> Tensor:
+        """Node features ``(N, F)`` from the embedded kinds ``(K, F)`` and the graph, in the dtype of the kinds.
+
+        `message_sum` says how sums over neighbors are done, not what they are.
+        """
         scalars = spread_kinds(kind_features, graph)
         vectors = scalars.new_zeros(scalars.shape[0], 3, self.channels)
         edge_vectors = graph.edge_vectors.to(scalars.dtype)
         distances = torch.linalg.vector_norm(edge_vectors, dim=1)
         directions = edge_vectors / distances[:, None]
-        basis = self.basis(distances)
+        sums = message_sum(self.basis(distances), directions, graph)
         for message, update in zip(self.messages, self.updates, strict=True):
-            scalars, vectors = message(scalars, vectors, basis, directions, graph)
+            scalars, vectors = message(scalars, vectors, sums)
             scalars, vectors = update(scalars, vectors)
         return scalars
 
