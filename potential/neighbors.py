@@ -15,6 +15,8 @@ from hydrapot.potential.errors import InvalidStructureError
 
 #: Two atoms closer than this (Å) cannot be told apart; no first-principles code accepts them either.
 MINIMUM_DISTANCE = 1e-3
+#: Å. Longer cells exceed what vesin can bin.
+LONGEST_VECTOR = 1e5
 
 
 class NeighborList(NamedTuple):
@@ -60,6 +62,10 @@ def check_geometry(positions: NDArray[np.float64], cell: NDArray[np.float64], pb
         vectors = cell[pbc]
         lengths = np.linalg.norm(vectors, axis=1)
         volume = np.sqrt(max(np.linalg.det(vectors @ vectors.T), 0.0))
+        if lengths.max() > LONGEST_VECTOR:
+            raise InvalidStructureError(
+                f"a lattice vector is {lengths.max():.3g} Å long, more than {LONGEST_VECTOR:g} Å: give lengths in Å"
+            )
         if lengths.min() < 1e-6 or volume < 1e-9 * np.prod(lengths):
             raise InvalidStructureError(
                 f"the cell has no volume along its periodic directions (vector lengths {np.round(lengths, 6).tolist()} Å): "
@@ -80,6 +86,31 @@ def _complete_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray
     # Right singular vectors beyond the rank are an orthonormal basis of the complement of the periodic directions.
     complete[~pbc] = np.linalg.svd(periodic, full_matrices=True)[2][len(periodic) :] if len(periodic) else np.eye(3)
     return complete
+
+
+def _close_gaps(positions: NDArray[np.float64], axes: NDArray[np.float64], *, cutoff: float) -> NDArray[np.float64]:
+    """Shorten empty stretches along non-periodic directions to a little more than the cutoff.
+
+    The pairs within the cutoff stay the same. The search bins space over the whole extent: without this an atom that has
+    left a wire by 1,000 Å costs a minute, and by 10,000 Å the process (a division by zero in vesin 0.6.2).
+
+    Parameters
+    ----------
+    positions
+        ``(N, 3)`` Å.
+    axes
+        ``(k, 3)`` orthonormal, orthogonal to the periodic lattice vectors.
+    """
+    longest = 1.1 * cutoff
+    for axis in axes:
+        coordinates = positions @ axis
+        order = np.argsort(coordinates, kind="stable")
+        excess = np.maximum(np.diff(coordinates[order]) - longest, 0.0)
+        if excess.any():
+            shifts = np.zeros(len(positions))
+            shifts[order[1:]] = np.cumsum(excess)
+            positions = positions - shifts[:, None] * axis
+    return positions
 
 
 def neighbor_list(
@@ -120,6 +151,7 @@ def neighbor_list(
     else:
         wraps = np.zeros_like(positions)
         wrapped = positions
+    wrapped = _close_gaps(wrapped, complete[~pbc], cutoff=cutoff)
     search = VesinNeighborList(cutoff=float(cutoff), full_list=True, sorted=True, n_threads=1)
     i, j, s, d = search.compute(points=wrapped, box=complete, periodic=pbc, quantities="ijSd", copy=True)
     edge_index = np.stack([i.astype(np.int64), j.astype(np.int64)])

@@ -149,6 +149,20 @@ def test_no_atoms_and_one_atom():
     assert len(listed(*images)) == 6
 
 
+@pytest.mark.parametrize("distance", [1e3, 1e4, 1e6, 1e9])
+@pytest.mark.parametrize("pbc", [(0, 0, 0), (0, 0, 1), (1, 1, 0), (0, 1, 0)], ids=str)
+def test_fragments_far_apart_along_free_directions(pbc, distance):
+    """The search itself would take minutes, or die of a division by zero."""
+    cell = np.array([[3.0, 0.4, 0.0], [0.0, 3.1, -0.3], [0.2, 0.0, 4.0]]) * np.array(pbc)[:, None]
+    fragment = np.array([[0.1, 0.2, 0.3], [1.2, 1.3, 1.6]])
+    alone = neighbor_list(fragment, cell, np.array(pbc, bool), cutoff=5.0)
+    far = distance * np.array([0.6, -0.64, 0.48])
+    both = neighbor_list(np.concatenate([fragment, fragment + far]), cell, np.array(pbc, bool), cutoff=5.0)
+    first = both.edge_index[0] < 2
+    assert listed(both.edge_index[:, first], both.shifts[first]) == listed(*alone)
+    assert first.sum() == (~first).sum() == len(listed(*alone))
+
+
 def test_rows_cannot_be_shorter_than_the_largest_number_of_neighbors():
     edges = neighbor_list(np.ones((1, 3)), 4.0 * np.eye(3), np.ones(3, bool), cutoff=5.0)
     assert pad_edges(edges, 1, degree=8)[2].sum() == 6
@@ -158,6 +172,7 @@ def test_rows_cannot_be_shorter_than_the_largest_number_of_neighbors():
 
 PERIODIC, FREE = np.ones(3, bool), np.zeros(3, bool)
 BAD = {
+    "lattice vector of a millimeter": ([[0, 0, 0]], np.diag([4.0, 4.0, 1e7]), PERIODIC, "1e\\+07 Å long"),
     "same place": ([[0, 0, 0], [1, 1, 1], [1, 1, 1 + 1e-5]], np.eye(3), FREE, "atoms 1 and 2 are at one place"),
     "same place by an image": ([[0.1, 0, 0], [4.1, 0, 0]], 4 * np.eye(3), PERIODIC, "at one place"),
     "same place cells away": ([[0.1, 0, 0], [400.1, -40, 0]], 4 * np.eye(3), PERIODIC, "at one place"),
