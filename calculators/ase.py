@@ -6,7 +6,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -148,7 +148,7 @@ class HydrapotCalculator(Calculator):
             )
         self.results = {}
         charge, spin = charge_and_spin(atoms)
-        with _torch_threads(self.threads):
+        with self.threads_set():
             graph, searched = self._list.graph(
                 atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, charge=charge, spin=spin
             )
@@ -172,6 +172,10 @@ class HydrapotCalculator(Calculator):
         }
         if atoms.pbc.all():
             self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].cpu().numpy())
+
+    def threads_set(self) -> AbstractContextManager[None]:
+        """A block in which torch uses the calculator's number of threads."""
+        return _torch_threads(self.threads)
 
     def export_properties(self) -> Properties:
         """The results that ASE has a name for."""
@@ -200,8 +204,7 @@ class HydrapotCalculator(Calculator):
         error = float((compiled - reference).abs().max()) if len(reference) else 0.0
         if not error <= (1e-3 if self.dtype == "float32" else 1e-8) * scale:
             raise SimulationError(
-                f"the compiled network differs from the eager one by {error:.1e} eV on an atom: "
-                "use compile=False"
+                f"the compiled network differs from the eager one by {error:.1e} eV on an atom: use compile=False"
             )
         self._network_checked = True
 

@@ -236,11 +236,7 @@ class VerletList:
         receivers = old.receivers[kept]
         counts = torch.bincount(receivers, minlength=n_atoms)
         degree = max(int(counts.max()), 1) if n_atoms else 1
-        slot = (
-            receivers * degree
-            + torch.arange(len(kept), device=self.device)
-            - (counts.cumsum(0) - counts)[receivers]
-        )
+        slot = receivers * degree + torch.arange(len(kept), device=self.device) - (counts.cumsum(0) - counts)[receivers]
 
         total = n_atoms * degree
         padded_receivers = torch.arange(n_atoms, device=self.device).repeat_interleave(degree)

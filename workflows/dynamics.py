@@ -1,0 +1,176 @@
+"""Integrators: ASE's, with the right count of degrees of freedom and a state that can be stored and restored.
+
+===============  ===================================================================  ====================
+ensemble         integrator                                                           conserved quantity
+===============  ===================================================================  ====================
+``nve``          velocity Verlet                                                      shadow energy
+``langevin``     BAOAB (Leimkuhler & Matthews, J. Chem. Phys. 138, 174102 (2013))     none
+``nose-hoover``  Nosé–Hoover chain of 3 (Martyna, Klein & Tuckerman 1992)             yes
+``npt``          Martyna–Tobias–Klein, isotropic or full cell (1994)                  yes
+===============  ===================================================================  ====================
+
+ASE's thermostats count 3N degrees of freedom. A run that starts without total momentum keeps none, so the
+motion that can be seen would be too hot by 3N/(3N−3): 13 % for nine atoms. The thermostat is therefore given
+the true number. Likewise MTKNPT counts nine for the cell, but a symmetric stress drives only the six that do
+not rotate it.
+"""
+
+from typing import Any, Protocol
+
+import numpy as np
+from ase import Atoms, units
+from ase.md.langevinbaoab import LangevinBAOAB
+from ase.md.nose_hoover_chain import (
+    MTKNPT,
+    IsotropicMTKBarostat,
+    IsotropicMTKNPT,
+    MTKBarostat,
+    NoseHooverChainNVT,
+    NoseHooverChainThermostat,
+)
+from ase.md.verlet import VelocityVerlet
+from numpy.typing import NDArray
+
+from hydrapot.potential.errors import ConfigurationError
+
+
+class _NoseHoover(NoseHooverChainNVT):
+    def __init__(self, atoms: Atoms, dt: float, *, dof: int, **thermostat: Any) -> None:
+        super().__init__(atoms, dt, **thermostat)
+        self._thermostat = NoseHooverChainThermostat(_atoms_of(dof), self.masses, **thermostat)
+
+
+class _IsotropicNPT(IsotropicMTKNPT):
+    def __init__(self, atoms: Atoms, dt: float, *, dof: int, pressure: float, pdamp: float, **thermostat: Any) -> None:
+        super().__init__(atoms, dt, pressure_au=pressure, pdamp=pdamp, **thermostat)
+        self._num_atoms_global = _atoms_of(dof)
+        self._thermostat = NoseHooverChainThermostat(_atoms_of(dof), self.masses, **thermostat)
+        self._barostat = IsotropicMTKBarostat(_atoms_of(dof), thermostat["temperature_K"], pdamp)
+
+
+class _FullCellNPT(MTKNPT):
+    def __init__(self, atoms: Atoms, dt: float, *, dof: int, pressure: float, pdamp: float, **thermostat: Any) -> None:
+        super().__init__(atoms, dt, pressure_au=pressure, pdamp=pdamp, **thermostat)
+        self._num_atoms_global = _atoms_of(dof)
+        self._thermostat = NoseHooverChainThermostat(_atoms_of(dof), self.masses, **thermostat)
+        self._barostat = _SymmetricBarostat(_atoms_of(dof), thermostat["temperature_K"], pdamp)
+
+
+class _SymmetricBarostat(MTKBarostat):
+    def __init__(self, n_atoms: int, temperature: float, pdamp: float) -> None:
+        super().__init__(n_atoms, temperature, pdamp)
+        self._cell_dof = 6
+        self._R[0] = self._cell_dof * self._kT * self._pdamp**2
+
+
+def _atoms_of(dof: int) -> Any:
+    """The number of atoms, with a fraction, that makes ASE's 3 · atoms the degrees of freedom."""
+    return dof / 3
+
+
+_CHAIN = ("_thermostat._eta", "_thermostat._p_eta")
+_PISTON = ("_barostat._xi", "_barostat._p_xi")
+#: Attributes, beyond positions, momenta and cell, that an integrator carries from step to step.
+_STATE: dict[type, tuple[str, ...]] = {
+    VelocityVerlet: (),
+    LangevinBAOAB: (),
+    _NoseHoover: _CHAIN,
+    _IsotropicNPT: (*_CHAIN, *_PISTON, "_eps", "_p_eps", "_cell0", "_volume0"),
+    _FullCellNPT: (*_CHAIN, *_PISTON, "_h", "_p_g"),
+}
+
+
+class Integrator(Protocol):
+    """What the loop needs of an ASE molecular-dynamics object."""
+
+    dt: float
+
+    def step(self) -> Any:
+        """Advance by one time step."""
+
+
+def make_integrator(
+    atoms: Atoms,
+    *,
+    ensemble: str,
+    timestep: float,
+    temperature: float,
+    pressure: float,
+    cell: str,
+    thermostat_time: float,
+    barostat_time: float,
+    degrees_of_freedom: int,
+    rng: np.random.Generator,
+) -> Integrator:
+    """An integrator for `atoms`, which carry their momenta and a calculator.
+
+    Parameters
+    ----------
+    ensemble
+        ``"nve"``, ``"langevin"``, ``"nose-hoover"`` or ``"npt"``.
+    timestep, thermostat_time, barostat_time
+        fs; 1/friction for Langevin.
+    temperature
+        K.
+    pressure
+        GPa.
+    cell
+        For ``npt``: ``"isotropic"`` (volume only) or ``"full"`` (lengths and angles).
+    degrees_of_freedom
+        That the thermostat acts on.
+    rng
+        Random numbers of Langevin dynamics.
+
+    Raises
+    ------
+    ConfigurationError
+        A combination that is not available.
+    """
+    dt = timestep * units.fs
+    if ensemble == "nve":
+        return VelocityVerlet(atoms, dt)
+    if ensemble == "langevin":
+        time = thermostat_time * units.fs
+        return LangevinBAOAB(atoms, dt, temperature_K=temperature, T_tau=time, rng=rng)
+    thermostat = {"temperature_K": temperature, "tdamp": thermostat_time * units.fs}
+    if ensemble == "nose-hoover":
+        return _NoseHoover(atoms, dt, dof=degrees_of_freedom, **thermostat)
+    if ensemble != "npt":
+        raise ConfigurationError(f"ensemble {ensemble!r} is not known: nve, langevin, nose-hoover or npt")
+    if atoms.constraints:
+        raise ConfigurationError("npt cannot keep constraints on atoms: remove them from the structure")
+    barostat = {"pressure": pressure * units.GPa, "pdamp": barostat_time * units.fs}
+    integrator = _IsotropicNPT if cell == "isotropic" else _FullCellNPT
+    return integrator(atoms, dt, dof=degrees_of_freedom, **barostat, **thermostat)
+
+
+def conserved_energy(integrator: Integrator) -> float | None:
+    """Conserved quantity of a Nosé–Hoover or MTK integrator in eV, None for the others."""
+    if isinstance(integrator, (NoseHooverChainNVT, IsotropicMTKNPT, MTKNPT)):
+        return float(integrator.get_conserved_energy())
+    return None
+
+
+def get_state(integrator: Integrator) -> dict[str, NDArray[np.float64]]:
+    """Thermostat and barostat variables by name."""
+    state = {}
+    for name in _STATE[type(integrator)]:
+        owner, attribute = _owner(integrator, name)
+        state[name] = np.array(getattr(owner, attribute), dtype=np.float64)
+    return state
+
+
+def set_state(integrator: Integrator, state: dict[str, NDArray[np.float64]]) -> None:
+    """Restore what :func:`get_state` gave; positions, momenta and cell have been set on the atoms before."""
+    for name in _STATE[type(integrator)]:
+        owner, attribute = _owner(integrator, name)
+        value = state[name]
+        setattr(owner, attribute, float(value) if value.ndim == 0 else value.copy())
+
+
+def _owner(integrator: Integrator, name: str) -> tuple[Any, str]:
+    *path, attribute = name.split(".")
+    owner: Any = integrator
+    for part in path:
+        owner = getattr(owner, part)
+    return owner, attribute

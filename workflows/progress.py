@@ -1,0 +1,62 @@
+"""Progress of a long run on a terminal: a bar, steps per second, a few numbers; nothing when it is not
+wanted.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class ProgressBar:
+    """A bar on standard error.
+
+    Parameters
+    ----------
+    title
+        What is going on.
+    total
+        Steps in all.
+    start
+        Steps done before, by the run that is continued.
+    shown
+        False makes every call do nothing.
+    """
+
+    def __init__(self, title: str, *, total: int, start: int = 0, shown: bool = True) -> None:
+        self._start = start
+        self._began = time.perf_counter()
+        self._shown_at = 0.0
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        if shown:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TextColumn("{task.fields[state]}", style="cyan"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._progress.add_task(title, total=total, completed=start, rate="", state="")
+
+    def update(self, step: int, state: Callable[[], str], *, last: bool = False) -> None:
+        """Show that `step` is done; drawn five times a second at most."""
+        now = time.perf_counter()
+        if self._progress is None or (now - self._shown_at < 0.2 and not last):
+            return
+        self._shown_at = now
+        rate = (step - self._start) / max(now - self._began, 1e-9)
+        self._progress.update(self._task, completed=step, rate=f"{rate:.1f} steps/s", state=state())
+
+    def __enter__(self) -> Self:
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
