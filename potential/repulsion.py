@@ -3,7 +3,8 @@
 Ziegler, Biersack & Littmark, *The Stopping and Range of Ions in Solids* (1985), universal potential:
 V(r) = k Z_i Z_j / r · φ(r/a), a = 0.46850 Å / (Z_i^0.23 + Z_j^0.23), φ a sum of four exponentials. It is multiplied by
 the C² envelope with its cutoff at 0.85 times the sum of the covalent radii (Cordero et al., Dalton Trans. 2832 (2008),
-as in ASE), so that bonds at their usual length feel nothing of it and the energy stays smooth.
+as in ASE), so that bonds at their usual length feel nothing of it (single ones) or a tenth of an eV (N≡N, C≡O), and the
+energy stays smooth.
 """
 
 import numpy as np

@@ -138,7 +138,10 @@ class PotentialEvaluator:
 
 
 class CalculatorEvaluator:
-    """Any ASE calculator. Energies of isolated atoms, which it is asked for, are subtracted.
+    """Any ASE calculator.
+
+    Energies of isolated atoms, which it is asked for, are subtracted, unless its results hold an
+    ``interaction_energy`` as those of hydrapot do.
 
     Parameters
     ----------
@@ -170,11 +173,13 @@ class CalculatorEvaluator:
         atoms.calc = self.calculator
         energy = float(atoms.get_potential_energy())
         forces = np.array(atoms.get_forces(), dtype=np.float64)
-        alone = sum(self._isolated(int(z)) for z in atoms.numbers)
+        interaction = self.calculator.results.get("interaction_energy")
+        if interaction is None:
+            interaction = energy - sum(self._isolated(int(z)) for z in atoms.numbers)
         strain_gradient = None
         if atoms.pbc.all():
             strain_gradient = voigt_6_to_full_3x3_stress(atoms.get_stress()) * atoms.get_volume()
-        return Evaluation(energy - alone, forces, strain_gradient)
+        return Evaluation(float(interaction), forces, strain_gradient)
 
     def many(self, structures: Sequence[Atoms]) -> list[Evaluation]:
         """Evaluate one after the other."""
