@@ -19,6 +19,8 @@ VERBS = {
     "eval": "hydrapot.cli.evaluate:evaluate",
     "relax": "hydrapot.cli.relax:relax",
     "md": "hydrapot.cli.md:md",
+    "train": "hydrapot.cli.train:train",
+    "card": "hydrapot.cli.train:card",
 }
 
 

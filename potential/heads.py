@@ -13,6 +13,7 @@ from torch.nn.functional import silu
 
 from hydrapot.potential.edges import spread_kinds
 from hydrapot.potential.graph import Graph
+from hydrapot.potential.initialization import SILU_GAIN, initialize
 
 
 class EnergyHead(nn.Module):
@@ -31,8 +32,8 @@ class EnergyHead(nn.Module):
 
     def __init__(self, *, channels: int, hidden: int, scale: float = 1.0) -> None:
         super().__init__()
-        self.hidden = nn.Linear(channels, hidden)
-        self.output = nn.Linear(hidden, 1, bias=False)
+        self.hidden = initialize(nn.Linear(channels, hidden))
+        self.output = initialize(nn.Linear(hidden, 1, bias=False), gain=0.5 * SILU_GAIN)
         self.scale = float(scale)
 
     def forward(self, features: Tensor, isolated: Tensor, graph: Graph) -> Tensor:

@@ -17,9 +17,14 @@ class ObjectiveConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    energy: float = Field(default=1.0, ge=0, description="Weight of the error of the energy per atom.")
-    forces: float = Field(default=10.0, ge=0, description="Weight of the mean error of the force vectors.")
-    stress: float = Field(default=1.0, ge=0, description="Weight of the error of the virial per atom.")
+    energy: float = Field(default=0.1, ge=0, description="Weight of the error of the energy per atom.")
+    energy_final: float = Field(
+        default=1.0,
+        ge=0,
+        description="Weight of the energy error at the end: it rises to this while the learning rate decays.",
+    )
+    forces: float = Field(default=5.0, ge=0, description="Weight of the mean error of the force vectors.")
+    stress: float = Field(default=0.5, ge=0, description="Weight of the error of the virial per atom.")
     energy_delta: float = Field(default=0.02, gt=0, description="Pseudo-Huber width for energies, in dataset scales.")
     stress_delta: float = Field(default=0.02, gt=0, description="Pseudo-Huber width for virials, in dataset scales.")
     force_delta: float = Field(default=0.02, gt=0, description="Pseudo-Huber width for forces, in dataset scales.")
@@ -53,6 +58,23 @@ class Losses(NamedTuple):
     stress: Tensor
 
 
+def weigh_energies(targets: Targets, *, config: ObjectiveConfig, fade: float) -> Targets:
+    """Targets with the energy weight that belongs to a stage of the run.
+
+    Energy errors move all atoms of a structure together. At a high learning rate they are noise that outshouts the forces,
+    so their weight is small until the rate falls.
+
+    Parameters
+    ----------
+    targets, config
+        Labels and objective.
+    fade
+        Learning rate over its plateau, 1 → 0 (:func:`hydrapot.training.schedule.fade`).
+    """
+    weight = config.energy * fade + config.energy_final * (1.0 - fade)
+    return targets._replace(energy_weight=targets.energy_weight * weight)
+
+
 def pseudo_huber(squared: Tensor, *, delta: float) -> Tensor:
     """√(x² + δ²) − δ from x²: quadratic below δ, linear above, smooth throughout."""
     return torch.sqrt(squared + delta * delta) - delta
@@ -67,6 +89,9 @@ def objective(
     energy: Tensor, forces: Tensor, strain_gradient: Tensor, targets: Targets, batch: Tensor, *, config: ObjectiveConfig
 ) -> Losses:
     """Loss of predictions against `targets`.
+
+    The weight of the energy changes during a run and is part of ``targets.energy_weight``
+    (:func:`weigh_energies`); those of forces and stress are constants of the objective.
 
     Parameters
     ----------
@@ -86,5 +111,5 @@ def objective(
         _weighted_mean(f, targets.force_weight),
         _weighted_mean(s, targets.strain_weight),
     )
-    total = config.energy * terms[0] + config.forces * terms[1] + config.stress * terms[2]
+    total = terms[0] + config.forces * terms[1] + config.stress * terms[2]
     return Losses(total, *(t.detach() for t in terms))

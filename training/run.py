@@ -28,8 +28,9 @@ from hydrapot.training.data.prepared import PreparedDataset, make_batch
 from hydrapot.training.data.sampler import BalancedSampler, Position
 from hydrapot.training.interrupt import StopRequest
 from hydrapot.training.metrics import Metrics, baseline, relative_force_errors, validation_metrics
+from hydrapot.training.objective import weigh_energies
 from hydrapot.training.prefetch import Prefetched
-from hydrapot.training.schedule import learning_rate
+from hydrapot.training.schedule import fade, learning_rate
 from hydrapot.training.setup import Setup, set_up
 from hydrapot.training.state import flatten_optimizer, load_state, restore_optimizer, save_state
 from hydrapot.training.step import Batch, CompiledStep, EagerStep, Predictor
@@ -240,7 +241,10 @@ class _Run:
 
     def _advance(self, batch: Batch) -> Tensor:
         """One optimizer step; returns learning rate, losses and gradient norm, ``(6,)`` float64."""
-        rate = learning_rate(self.step, steps=self.config.run.steps, config=self.config.optimizer)
+        schedule = self.config.optimizer
+        rate = learning_rate(self.step, steps=self.config.run.steps, config=schedule)
+        faded = fade(self.step, steps=self.config.run.steps, config=schedule)
+        batch = batch._replace(targets=weigh_energies(batch.targets, config=self.config.objective, fade=faded))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         losses, gradients = self.gradients(batch)

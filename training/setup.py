@@ -20,6 +20,7 @@ from hydrapot.training.data.frames import Frames
 from hydrapot.training.data.prepared import PreparedDataset, Scales, prepare
 from hydrapot.training.data.references import make_references
 from hydrapot.training.data.splits import SplitManifest, apply, load_manifest
+from hydrapot.training.initialize import fit_readout
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +128,7 @@ def set_up(
         training[d.name], validation[d.name] = parts
         scales[d.name] = parts[0].scales()
         potential.head(d.name).scale = scales[d.name].forces
+        fit_readout(potential, parts[0], head=d.name)
         if progress is not None:
             progress(d.name)
     return Setup(potential=potential, training=training, validation=validation, scales=scales)

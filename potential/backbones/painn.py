@@ -36,6 +36,7 @@ from torch.nn.functional import linear, silu
 
 from hydrapot.potential.edges import gather, spread_kinds, sum_edges
 from hydrapot.potential.graph import MAX_ATOMIC_NUMBER, Graph
+from hydrapot.potential.initialization import SILU_GAIN, initialize, initialize_filters
 from hydrapot.potential.radial import BesselBasis
 
 #: ε of the smooth norm, in units of the vector features.
@@ -108,8 +109,8 @@ class Message(nn.Module):
         self.first = first
         self.scale = 1.0 / math.sqrt(neighbor_scale)
         parts = 2 if first else 3
-        self.hidden = nn.Linear(channels, channels)
-        self.context = nn.Linear(channels, parts * channels)
+        self.hidden = initialize(nn.Linear(channels, channels))
+        self.context = initialize(nn.Linear(channels, parts * channels), gain=SILU_GAIN)
         self.filters = nn.Linear(n_radial, parts * channels, bias=False)
 
     def forward(self, scalars: Tensor, vectors: Tensor, message_sum: MessageSum) -> tuple[Tensor, Tensor]:
@@ -127,9 +128,10 @@ class Update(nn.Module):
         super().__init__()
         self.channels = channels
         self.last = last
-        self.mix = nn.Linear(channels, 2 * channels, bias=False)
-        self.hidden = nn.Linear(2 * channels, channels)
-        self.gates = nn.Linear(channels, (2 if last else 3) * channels)
+        self.mix = initialize(nn.Linear(channels, 2 * channels, bias=False))
+        self.hidden = initialize(nn.Linear(2 * channels, channels))
+        # A smaller gain: scalars receive a product of two vectors here, whose tail would grow from layer to layer.
+        self.gates = initialize(nn.Linear(channels, (2 if last else 3) * channels), gain=0.5 * SILU_GAIN)
 
     def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Scalars and vectors after mixing; the last layer returns its vectors unchanged."""
@@ -175,6 +177,8 @@ class PaiNN(nn.Module):
             for k in range(layers)
         )
         self.updates = nn.ModuleList(Update(channels=channels, last=k == layers - 1) for k in range(layers))
+        for message in cast("Iterable[Message]", self.messages):
+            initialize_filters(message.filters, self.basis, cutoff=cutoff)
 
     def embed(self, kinds: Tensor, conditioning: Tensor) -> Tensor:
         """Features of atom kinds before any layer: ``(K, 3)``, ``(K, F)`` → ``(K, F)``."""
