@@ -83,13 +83,20 @@ def evaluate_file(
     structures = list(iterate_structures(path))
     if not structures:
         raise InvalidStructureError(f"{path}: no structure in it")
-    head = calculator.head
+    potential, head = calculator.potential, calculator.head
     level = f"head {head!r}: {calculator.head_info.level_of_theory}"
     logger.info(level)
+    for k, atoms in enumerate(structures):  # before the first evaluation, so that nothing is lost in the middle
+        try:
+            if len(atoms) == 0:
+                raise InvalidStructureError("a structure without atoms")
+            potential.check_supported(build_graph(atoms, cutoff=potential.cutoff), head=head)
+        except HydrapotError as error:
+            raise type(error)(f"{path}, structure {k}: {error}") from error
     frames: list[Atoms] = []
     with ProgressBar(f"evaluating {Path(path).name}", total=len(structures), shown=progress) as bar:
         for batch in _batches(structures):
-            frames += _evaluate_batch(calculator, batch, path=path, first=len(frames))
+            frames += _evaluate_batch(calculator, batch)
             bar.update(len(frames), str, last=len(frames) == len(structures))
     errors = label_errors(frames)
     notices = [level, *_warnings(calculator, structures)]
@@ -160,18 +167,9 @@ def _batches(structures: list[Atoms]) -> Iterator[list[Atoms]]:
     yield batch
 
 
-def _evaluate_batch(calculator: HydrapotCalculator, batch: list[Atoms], *, path: str | Path, first: int) -> list[Atoms]:
+def _evaluate_batch(calculator: HydrapotCalculator, batch: list[Atoms]) -> list[Atoms]:
     potential, head = calculator.potential, calculator.head
-    graphs = []
-    for k, atoms in enumerate(batch):
-        try:
-            if len(atoms) == 0:
-                raise InvalidStructureError("a structure without atoms")
-            graph = build_graph(atoms, cutoff=potential.cutoff)
-            potential.check_supported(graph, head=head)
-        except HydrapotError as error:
-            raise type(error)(f"{path}, structure {first + k}: {error}") from error
-        graphs.append(graph)
+    graphs = [build_graph(atoms, cutoff=potential.cutoff) for atoms in batch]
     joined = collate(graphs, cutoff=potential.cutoff).to(calculator.device)
     with calculator.threads_set():
         prediction = evaluate(potential, joined, head=head, check=False)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,17 @@ class Outputs:
             raise ConfigurationError(
                 f"{existing[0]} exists already: choose another --output, or use --overwrite or --resume"
             )
+
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what a process that was killed while it wrote has left under a temporary name."""
+        ends = {Path(f"x{suffix}").suffix for suffix in self.suffixes}
+        stems = {Path(f"{self.prefix.name}{suffix}").stem for suffix in self.suffixes}
+        pattern = re.compile(rf"\.(?:{'|'.join(map(re.escape, stems))})\.\d+\.tmp(?:{'|'.join(map(re.escape, ends))})")
+        for path in self.prefix.parent.iterdir():
+            if pattern.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
     def path(self, suffix: str) -> Path:
         """``PREFIX`` + `suffix`."""
