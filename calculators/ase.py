@@ -96,6 +96,7 @@ class HydrapotCalculator(Calculator):
         self.device = device
         self.threads = threads
         self._network: NetworkEnergies | None = None
+        self._supported = False
         self._network_checked = not compile
         if compile:
             self._network = compiled_network(self.potential, head=self.head)
@@ -152,8 +153,12 @@ class HydrapotCalculator(Calculator):
             graph, searched = self._list.graph(
                 atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, charge=charge, spin=spin
             )
-            if searched:  # elements, charge and spin cannot have changed otherwise
+            if searched or not self._supported:  # elements, charge and spin cannot have changed otherwise
+                self._supported = (
+                    False  # until the check has passed: a refused structure stays refused when asked again
+                )
                 self.potential.check_supported(graph, head=self.head)
+                self._supported = True
                 self._warn(atoms)
             if not self._network_checked:
                 self._check_network(graph)

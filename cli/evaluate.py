@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from hydrapot.cli import options
+from hydrapot.cli.columns import print_columns
 
 #: Structures that the table on the screen shows; the JSON file holds all.
 _SHOWN = 20
@@ -28,9 +29,6 @@ def evaluate(
     Writes OUTPUT.extxyz (structures with predictions; labels as label_energy, …) and OUTPUT.json; OUTPUT is FILE-eval
     unless given.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from hydrapot import workflows
 
     calculator = options.make_calculator(model, head=head, dtype=dtype, device=device, threads=threads)
@@ -38,21 +36,20 @@ def evaluate(
     result = workflows.evaluate_file(calculator, file, output=output, overwrite=overwrite, progress=True)
     frames = result.summary["frames"]
     labelled = any("energy_error_mev_per_atom" in frame for frame in frames)
-    table = Table("#", "formula", "E (eV)", "max |F| (eV/Å)", "p (GPa)", *(["ΔE (meV/atom)"] if labelled else []))
+    rows = []
     for frame in frames[:_SHOWN]:
-        row = [
-            str(frame["index"]),
-            frame["formula"],
-            f"{frame['energy_ev']:.5f}",
-            f"{frame['max_force_ev_per_a']:.4f}",
-            f"{frame['pressure_gpa']:.3f}" if "pressure_gpa" in frame else "",
-        ]
+        row = {
+            "#": str(frame["index"]),
+            "formula": frame["formula"],
+            "E (eV)": f"{frame['energy_ev']:.5f}",
+            "max |F| (eV/Å)": f"{frame['max_force_ev_per_a']:.4f}",
+            "p (GPa)": f"{frame['pressure_gpa']:.3f}" if "pressure_gpa" in frame else "",
+        }
         if labelled:
             error = frame.get("energy_error_mev_per_atom")
-            row.append("" if error is None else f"{error:+.2f}")
-        table.add_row(*row)
-    console = Console()
-    console.print(table)
+            row["ΔE (meV/atom)"] = "" if error is None else f"{error:+.2f}"
+        rows.append(row)
+    print_columns(rows, numbers=["#", *list(rows[0])[2:]])
     if len(frames) > _SHOWN:
         typer.echo(f"… and {len(frames) - _SHOWN} more in {output}.json")
     for name, unit in (("energy", "mev_per_atom"), ("forces", "mev_per_a"), ("stress", "gpa")):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hydrapot.cli import options
+from hydrapot.cli.columns import print_columns
 
 if TYPE_CHECKING:
     from hydrapot.potential.coverage import HeadCoverage
@@ -39,9 +40,6 @@ def info(
 
 
 def _show_model(potential: "Potential", name: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     config = potential.config
     elements = sorted({e for h in potential.info.heads.values() for e in h.structures_per_element}, key=_atomic_number)
     parameters = sum(p.numel() for p in potential.parameters())
@@ -51,21 +49,25 @@ def _show_model(potential: "Potential", name: str) -> None:
     )
     if potential.info.content_hash:
         typer.echo(f"content hash {potential.info.content_hash}")
-    table = Table("head", "level of theory", "elements", "pbc", "stress", "E MAE", "F MAE", "validated")
+    rows = []
     for head, entry in potential.info.heads.items():
-        table.add_row(
-            head,
-            str(entry.level_of_theory),
-            _elements(entry),
-            _periodicity(entry),
-            "yes" if entry.stress_trained else "no",
-            _metric(entry, "energy_mae_mev_per_atom"),
-            _metric(entry, "force_mae_mev_per_a"),
-            entry.split,
+        mark = "*" if entry.split == "interpolation" else " "
+        rows.append(
+            {
+                "head": head,
+                "level of theory": str(entry.level_of_theory),
+                "elements": _elements(entry),
+                "pbc": _periodicity(entry),
+                "stress": "yes" if entry.stress_trained else "no",
+                "E MAE": _metric(entry, "energy_mae_mev_per_atom") + mark,
+                "F MAE": _metric(entry, "force_mae_mev_per_a") + mark,
+            }
         )
-    console = Console()
-    console.print(table)
-    typer.echo("E MAE in meV/atom, F MAE in meV/Å, on held-out structures; more: hydrapot info MODEL --head HEAD")
+    print_columns(rows, flexible="level of theory", numbers=["E MAE", "F MAE"])
+    typer.echo(
+        "E MAE in meV/atom, F MAE in meV/Å, of held-out structures (*: of the same trajectories as the training's)"
+    )
+    typer.echo("pbc: periodic directions seen in training; everything about a head: hydrapot info MODEL --head HEAD")
 
 
 def _show_head(entry: "HeadInfo", head: str) -> None:
@@ -94,9 +96,6 @@ def _show_head(entry: "HeadInfo", head: str) -> None:
 
 
 def _show_coverage(potential: "Potential", file: str, *, charge: int | None, spin: int | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from hydrapot.potential.coverage import coverage_of_atoms
     from hydrapot.workflows.structures import read_structure
 
@@ -111,18 +110,21 @@ def _show_coverage(potential: "Potential", file: str, *, charge: int | None, spi
         f"{file}: {atoms.get_chemical_formula()}, {len(atoms)} atoms, {int(atoms.pbc.sum())} periodic directions; "
         f"{len(covering)} of {len(found)} heads cover it"
     )
-    console = Console()
     if covering:
-        table = Table("head", "level of theory", "F MAE (meV/Å)", "stress", "remarks")
+        rows = [
+            {
+                "head": item.head,
+                "stress": "yes" if item.info.stress_trained else "no",
+                "F MAE": _metric(item.info, "force_mae_mev_per_a"),
+                "level of theory": str(item.info.level_of_theory),
+            }
+            for item in covering
+        ]
+        print_columns(rows, flexible="level of theory", numbers=["F MAE"])
         for item in covering:
-            table.add_row(
-                item.head,
-                str(item.info.level_of_theory),
-                _metric(item.info, "force_mae_mev_per_a"),
-                "yes" if item.info.stress_trained else "no",
-                "; ".join(_remarks(item)),
-            )
-        console.print(table)
+            for remark in _remarks(item):
+                typer.echo(f"{item.head}: {remark}")
+        typer.echo("F MAE in meV/Å, of the head's own held-out structures, which may be unlike this one.")
         typer.echo("The choice is yours: a head is a level of theory. Energies of different heads do not compare.")
         return
     closest = found[:3]
@@ -134,11 +136,11 @@ def _show_coverage(potential: "Potential", file: str, *, charge: int | None, spi
 
 
 def _remarks(item: "HeadCoverage") -> list[str]:
-    remarks = [f"only {count} structures with {symbol}" for symbol, count in item.rare.items()]
+    remarks = [f"only {count} training structures with {symbol}" for symbol, count in item.rare.items()]
     if not item.periodicity_seen:
         remarks.append("periodicity not seen in training")
     if not item.determined:
-        remarks.append("zero of energy not determined")
+        remarks.append("the zero of energy is a guess at this composition")
     return remarks
 
 

@@ -19,6 +19,7 @@ VERBS = {
     "eval": "hydrapot.cli.evaluate:evaluate",
     "relax": "hydrapot.cli.relax:relax",
     "md": "hydrapot.cli.md:md",
+    "split": "hydrapot.cli.split:split",
     "train": "hydrapot.cli.train:train",
     "card": "hydrapot.cli.train:card",
 }

@@ -42,6 +42,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a potential with one head per dataset."""
+    from hydrapot.cli.reporting import INTERRUPTED, STOPPED
     from hydrapot.training.config import load_config
     from hydrapot.training.metrics import relative_force_errors
     from hydrapot.training.run import train as run_training
@@ -59,12 +60,15 @@ def train(
     )
     for head, value in sorted(relative_force_errors(result.metrics).items(), key=lambda item: item[1]):
         metrics = result.metrics[head]
+        energy = metrics.get("energy_mae_mev_per_atom", float("nan"))
         console.print(
-            f"{head:34s} energy {metrics['energy_mae_mev_per_atom']:8.1f} meV/atom   "
-            f"forces {metrics['force_mae_mev_per_a']:8.1f} meV/Å  ({value:.1%} of the mean)",
+            f"{head:34s} energy {energy:8.1f} meV/atom   forces {metrics['force_mae_mev_per_a']:8.1f} meV/Å"
+            f"  ({value:.1%} of the mean)  {result.splits[head]}",
             highlight=False,
         )
     console.print(f"{result.stop_reason}; model: {result.checkpoint}", highlight=False)
+    if result.signal is not None:
+        raise typer.Exit(INTERRUPTED.get(result.signal, STOPPED))
 
 
 def card(

@@ -226,13 +226,25 @@ def charge_and_spin(atoms: Atoms) -> tuple[int, int | None]:
     UnsupportedChargeError
         If either is not a whole number, or the multiplicity is smaller than 1.
     """
-    charge = atoms.info.get("charge", 0)
+    charge = _whole(atoms.info.get("charge", 0))
     spin = atoms.info.get("spin")
-    if not float(charge).is_integer():
-        raise UnsupportedChargeError(f'info["charge"] = {charge!r} is not a whole number of elementary charges')
-    if spin is not None and (not float(spin).is_integer() or spin < 1):
+    multiplicity = None if spin is None else _whole(spin)
+    if charge is None:
+        raise UnsupportedChargeError(
+            f'info["charge"] = {atoms.info["charge"]!r} is not a whole number of elementary charges'
+        )
+    if spin is not None and (multiplicity is None or multiplicity < 1):
         raise UnsupportedChargeError(f'info["spin"] = {spin!r} is not a multiplicity 2S+1 (1, 2, 3, …)')
-    return int(charge), None if spin is None else int(spin)
+    return charge, multiplicity
+
+
+def _whole(value: object) -> int | None:
+    """`value` as an integer, None if it is not a whole number."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return int(number) if number.is_integer() else None
 
 
 def build_graph(atoms: Atoms, *, cutoff: float) -> Graph:

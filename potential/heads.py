@@ -1,6 +1,6 @@
 """One energy head per first-principles dataset: node features → interaction energy of each atom.
 
-A head reports the difference to its own value for the atom without neighbors, so an isolated atom has exactly its
+A head reports the difference to its own value for the atom without neighbors, so an isolated atom has its
 reference energy, before and after training, and fragments beyond the receptive field are additive. The difference also
 makes an output bias meaningless, so there is none.
 """

@@ -42,8 +42,6 @@ class ZBLRepulsion(nn.Module):
         Å; the range of a pair never exceeds it.
     """
 
-    radii: Tensor
-
     def __init__(self, *, cutoff: float) -> None:
         super().__init__()
         self.cutoff = cutoff

@@ -45,9 +45,7 @@ def tiny_info() -> CheckpointInfo:
         split="interpolation",
         metrics={"force_mae_mev_per_a": 50.0},
     )
-    architecture = ModelConfig(
-        encoder=PaiNNConfig(channels=2, layers=2, n_radial=2), cutoff=4.0, head_hidden=2
-    )
+    architecture = ModelConfig(encoder=PaiNNConfig(channels=2, layers=2, n_radial=2), cutoff=4.0, head_hidden=2)
     provenance = {"command": "none", "nested": {"number": 1 / 3, "list": [1, None, "Å"]}}
     heads = {METALS: metals, MOLECULES: molecules}
     return CheckpointInfo(architecture=architecture, heads=heads, provenance=provenance)

@@ -256,3 +256,14 @@ def test_a_network_that_was_compiled_wrong_is_noticed():
     atoms.calc = calc
     with pytest.raises(SimulationError, match="compile=False"):
         atoms.get_forces()
+
+
+@pytest.mark.parametrize("charge", [1, "one"])
+def test_what_is_refused_once_is_refused_again(charge):
+    """The kept neighbor list must not carry a refused structure past the check when it is asked for again."""
+    atoms = molecule("H2O")
+    atoms.info["charge"] = charge
+    atoms.calc = HydrapotCalculator(small_potential(), head=MOLECULES)
+    for _ in range(3):
+        with pytest.raises(UnsupportedChargeError):
+            atoms.get_potential_energy()

@@ -48,9 +48,7 @@ def test_missing_elements_are_listed_once_and_all(potential):
 
 
 def test_an_element_with_ten_structures_is_not_rare():
-    heads = several_heads(
-        nine={"structures_per_element": {"Cu": 9}}, ten={"structures_per_element": {"Cu": 10}}
-    )
+    heads = several_heads(nine={"structures_per_element": {"Cu": 9}}, ten={"structures_per_element": {"Cu": 10}})
     assert head_coverage(heads, head="nine", numbers=[29], pbc=CRYSTAL).rare == {"Cu": 9}
     assert head_coverage(heads, head="ten", numbers=[29], pbc=CRYSTAL).rare == {}
 
@@ -80,9 +78,7 @@ def test_which_axes_are_periodic_does_not_matter():
 @pytest.mark.parametrize("pbc", [CRYSTAL, MOLECULE])
 def test_covered_means_that_evaluation_accepts_the_structure(potential, head, charge, spin, symbols, pbc):
     """The advice and the refusal are separate code; a user must never meet one that contradicts the other."""
-    atoms = Atoms(
-        symbols, positions=np.arange(3 * len(Atoms(symbols))).reshape(-1, 3), cell=np.eye(3) * 9, pbc=pbc
-    )
+    atoms = Atoms(symbols, positions=np.arange(3 * len(Atoms(symbols))).reshape(-1, 3), cell=np.eye(3) * 9, pbc=pbc)
     atoms.info["charge"] = charge
     if spin is not None:
         atoms.info["spin"] = spin

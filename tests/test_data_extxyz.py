@@ -98,9 +98,7 @@ def test_stress_survives_the_way_back_to_atoms(read):
 
 def test_isolated_mark_decides_not_the_number_of_atoms(read):
     atom = ("H 0 0 0 0 0 0",)
-    frames = read(
-        frame("energy=-13 config_type=isolated_atom", atoms=atom) + frame(f"{LATTICE} energy=-1", atoms=atom)
-    )
+    frames = read(frame("energy=-13 config_type=isolated_atom", atoms=atom) + frame(f"{LATTICE} energy=-1", atoms=atom))
     assert frames.isolated.tolist() == [True, False]
 
 
@@ -215,6 +213,4 @@ def test_read_many_in_processes_reports_errors(tmp_path):
     both = read_many([tmp_path / "a.extxyz"], workers=2, cache_dir=tmp_path, progress=False)
     assert len(both["a"]) == 1
     with pytest.raises(DatasetError, match=r"b\.extxyz, frame 0"):
-        read_many(
-            [tmp_path / "a.extxyz", tmp_path / "b.extxyz"], workers=2, cache_dir=tmp_path, progress=False
-        )
+        read_many([tmp_path / "a.extxyz", tmp_path / "b.extxyz"], workers=2, cache_dir=tmp_path, progress=False)

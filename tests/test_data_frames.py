@@ -18,9 +18,7 @@ def labelled(atoms, energy):
 
 @pytest.fixture
 def frames(tmp_path):
-    return frames_of(
-        [labelled(molecule("H2O"), 1.0), labelled(bulk("Cu"), 2.0), labelled(molecule("CH4"), 3.0)]
-    )
+    return frames_of([labelled(molecule("H2O"), 1.0), labelled(bulk("Cu"), 2.0), labelled(molecule("CH4"), 3.0)])
 
 
 def test_subset_takes_labels_along(frames):

@@ -175,9 +175,7 @@ def test_file_order_does_not_matter_to_apply():
     assert sorted(29 - reversed_validation) == validation.tolist()
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{}", '{"schema_version": 2, "seed": 1, "fraction": 0.1, "datasets": {}}']
-)
+@pytest.mark.parametrize("content", ["", "{}", '{"schema_version": 2, "seed": 1, "fraction": 0.1, "datasets": {}}'])
 def test_files_that_are_no_manifest(tmp_path, content):
     (tmp_path / "splits.json").write_text(content)
     with pytest.raises(DatasetError, match=r"splits\.json is no split manifest") as caught:
@@ -192,8 +190,6 @@ def test_the_committed_manifest_belongs_to_the_committed_configuration(pytestcon
     examples = pytestconfig.rootpath / "examples"
     manifest = splits.load_manifest(examples / "pretrain_s.splits.json")
     configured = yaml.safe_load((examples / "pretrain_s.yaml").read_text())["datasets"]
-    assert sorted(manifest.datasets) == sorted(
-        entry["file"].removesuffix(".extxyz.xz") for entry in configured
-    )
+    assert sorted(manifest.datasets) == sorted(entry["file"].removesuffix(".extxyz.xz") for entry in configured)
     for split in manifest.datasets.values():
         assert 0.09 < split.n_validation / (split.n_train + split.n_validation) < 0.13

@@ -27,7 +27,12 @@ def test_recipes_run(tmp_path: Path) -> None:
         command = ["bash", "-euc", code] if language == "bash" else [sys.executable, "-W", "error", "-c", code]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{code}\n{done.stdout[-500:]}\n{done.stderr[-2000:]}"
-    assert {p.name for p in tmp_path.iterdir()} >= {"mgo-relax.extxyz", "copper-md.traj", "copper-md.json", "copper-md.png"}
+    assert {p.name for p in tmp_path.iterdir()} >= {
+        "mgo-relax.extxyz",
+        "copper-md.traj",
+        "copper-md.json",
+        "copper-md.png",
+    }
 
 
 def test_files_that_the_readme_names_exist() -> None:

@@ -70,9 +70,7 @@ def test_combinations_that_do_not_occur_keep_the_prior(data, offset):
 def test_a_prior_that_is_right_is_returned(data):
     counts, truth, scale = data
     references = fit_references(counts, counts @ truth, prior=truth)
-    np.testing.assert_allclose(
-        references.values[references.elements], truth[references.elements], atol=1e-7 * scale
-    )
+    np.testing.assert_allclose(references.values[references.elements], truth[references.elements], atol=1e-7 * scale)
 
 
 @given(datasets())

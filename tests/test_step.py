@@ -125,6 +125,7 @@ def test_a_batch_of_isolated_atoms_has_no_gradient_but_a_loss():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch warns of itself while it compiles
 def test_the_compiled_step_equals_the_eager_one():
     """One compilation serves batches of other sizes, also of one structure, one atom or one element."""
     potential = model(layers=1)

@@ -10,12 +10,19 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
+from hydrapot.cli.main import build_app
 from hydrapot.potential import load
-from hydrapot.potential.errors import ConfigurationError
+from hydrapot.potential.errors import ConfigurationError, SimulationError
 from hydrapot.training.config import load_config
+from hydrapot.training.data.extxyz import read_many
+from hydrapot.training.data.splits import load_manifest, make_manifest, save_manifest
+from hydrapot.training.objective import Losses
 from hydrapot.training.run import STATE_FILE, TrainResult, train
+from hydrapot.training.step import Batch, EagerStep
 from tests.training_helpers import write_datasets
 
 
@@ -102,11 +109,12 @@ result = _train(Path({str(project)!r}), Path({str(out)!r}), run__steps=100000, r
 print(result.stop_reason)
 """
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (out / "log.csv").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.1)
+    assert (out / "log.csv").exists()
     os.kill(process.pid, signal.SIGTERM)
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     assert "SIGTERM" in printed
     assert "--resume" in printed
@@ -166,3 +174,66 @@ def test_configuration_errors_name_the_field(tmp_path: Path) -> None:
     path.write_text("name: x\nsplit: s\ndatasets: []\nmodel: {cutof: 3}\n")
     with pytest.raises(ConfigurationError, match=r"model\.cutof"):
         load_config(path)
+
+
+def test_another_split_is_not_resumed_into(project: Path, tmp_path: Path) -> None:
+    """Resuming under another split would validate on structures that were trained on."""
+    _train(project, tmp_path / "run", run__steps=2)
+    config = load_config(project / "train.yaml", overrides={"run.steps": 4})
+    names = [d.file for d in config.datasets]
+    read = read_many([project / "data" / n for n in names], cache_dir=project / "cache", progress=False)
+    other = tmp_path / "other.json"
+    save_manifest(make_manifest(read.values(), fraction=0.2, seed=99), other)
+    with pytest.raises(ConfigurationError, match="another split"):
+        train(
+            config,
+            data=project / "data",
+            manifest_path=other,
+            out=tmp_path / "run",
+            resume=True,
+            cache_dir=project / "cache",
+            console=Console(quiet=True),
+        )
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(project: Path, tmp_path: Path) -> None:
+    """A finite loss can have a NaN gradient; one such step would ruin every weight and the average."""
+    seen = []
+
+    class Poisoned(EagerStep):
+        def __call__(self, batch: Batch) -> tuple[Losses, list[torch.Tensor]]:
+            losses, gradients = super().__call__(batch)
+            seen.append(self.potential)
+            return losses, [g * float("nan") for g in gradients]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hydrapot.training.run.EagerStep", Poisoned)
+        with pytest.raises(SimulationError, match="gradient is not finite"):
+            _train(project, tmp_path / "run", run__steps=2)
+    assert all(bool(torch.isfinite(p).all()) for p in seen[0].parameters())
+
+
+def test_without_a_compiler_the_step_runs_eagerly_and_says_so(
+    project: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Training must work on a machine without a C++ compiler."""
+
+    def no_compiler(*_: object) -> None:
+        raise RuntimeError("no working C++ compiler found")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hydrapot.training.step._compile", no_compiler)
+        result = _train(project, tmp_path / "run", run__steps=2, run__compile=True)
+    assert result.finished
+    assert "no working C++ compiler found" in caplog.text
+
+
+def test_split_verb_writes_a_manifest_once(project: Path, tmp_path: Path) -> None:
+    """A user needs a split of their own data, and must not lose it by repeating the command."""
+    (tmp_path / "train.yaml").write_text((project / "train.yaml").read_text().replace("split.json", "mine.json"))
+    arguments = ["split", str(tmp_path / "train.yaml"), "--data", str(project / "data")]
+    done = CliRunner().invoke(build_app(), arguments)
+    assert done.exit_code == 0, done.output
+    assert load_manifest(tmp_path / "mine.json").datasets.keys() == {"copper", "molecules"}
+    again = CliRunner().invoke(build_app(), arguments)
+    assert isinstance(again.exception, ConfigurationError)

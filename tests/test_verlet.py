@@ -22,9 +22,7 @@ SYSTEMS = {
     "slab": lambda: Atoms(
         "Cu4", positions=[[0, 0, 0], [2.5, 0, 0], [0, 2.5, 0], [2.5, 2.5, 1]], cell=[5, 5, 0], pbc=[1, 1, 0]
     ),
-    "wire": lambda: Atoms(
-        "CuOCu", positions=[[0, 0, 0], [1, 1.5, 0], [0, 0, 2.6]], cell=[0, 0, 5.2], pbc=[0, 0, 1]
-    ),
+    "wire": lambda: Atoms("CuOCu", positions=[[0, 0, 0], [1, 1.5, 0], [0, 0, 2.6]], cell=[0, 0, 5.2], pbc=[0, 0, 1]),
     "molecule": lambda: molecule("CH3CH2OH"),
 }
 
@@ -58,9 +56,7 @@ def assert_same_graph(graph, atoms):
 
 MOVES = st.lists(
     st.tuples(
-        st.sampled_from(
-            ["diffuse", "diffuse", "drift", "strain", "shear", "rotate", "wrap", "unwrap", "jump"]
-        ),
+        st.sampled_from(["diffuse", "diffuse", "drift", "strain", "shear", "rotate", "wrap", "unwrap", "jump"]),
         st.floats(0.001, 0.3),
         st.integers(0, 2**31),
     ),

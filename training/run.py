@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,10 @@ class TrainResult:
     finished: bool
     stop_reason: str
     metrics: dict[str, Metrics]
+    #: "group" or "interpolation" for each head: how its validation structures were separated.
+    splits: dict[str, str]
+    #: Name of the signal that ended the run early, or None.
+    signal: str | None
 
 
 def train(
@@ -156,6 +161,7 @@ class _Run:
             "seconds": self.seconds,
             "updates": self.average.updates,
             "position": asdict(self.position),
+            "split": self.setup.split,
         }
         save_state(self.out / STATE_FILE, tensors=tensors, document=document)
 
@@ -172,6 +178,10 @@ class _Run:
         for section, mine in _identity(self.config).items():
             if mine != _identity(theirs)[section]:
                 raise ConfigurationError(f"{path} was written by a run with another {section!r}: resume with that one")
+        if document["split"] != self.setup.split:
+            raise ConfigurationError(
+                f"{path} was written by a run with another split: validation would see what was trained on"
+            )
         with torch.no_grad():
             for k, name in enumerate(self.names):
                 self.parameters[k].copy_(tensors[f"weights/{name}"])
@@ -217,6 +227,7 @@ class _Run:
                     )
                     sums, atoms, since = [], 0, time.monotonic()
                 if self.step % run.validate_every == 0 or self.step == steps:
+                    self.save()  # a validation takes a while, in which a job may be killed
                     self._validate(log, bar)
                 if (time.monotonic() - saved) / 60.0 >= run.checkpoint_minutes:
                     self.save()
@@ -228,7 +239,15 @@ class _Run:
         self.save()
         if stop.requested or not self.last_metrics:
             self._validate(log, bar, record=False)
-        return TrainResult(self.checkpoint, self.step, self.step >= steps, reason, self.last_metrics)
+        return TrainResult(
+            checkpoint=self.checkpoint,
+            step=self.step,
+            finished=self.step >= steps,
+            stop_reason=reason,
+            metrics=self.last_metrics,
+            splits={name: head.split for name, head in self.potential.info.heads.items()},
+            signal=stop.requested,
+        )
 
     def _batches(self) -> Iterator[tuple[Position, Batch]]:
         datasets = list(self.setup.training.values())
@@ -248,13 +267,15 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         losses, gradients = self.gradients(batch)
-        if not bool(torch.isfinite(losses.total)):
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not bool(torch.isfinite(losses.total) & torch.isfinite(norm)):
             raise SimulationError(
-                f"the loss is not finite at step {self.step}: lower optimizer.learning_rate; the last state is in {self.out}"
+                f"the loss or its gradient is not finite at step {self.step}: lower optimizer.learning_rate and go on"
+                f" with --resume if {self.out / STATE_FILE} exists"
             )
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.gradient_clip)
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.optimizer.gradient_clip, norm)
         self.optimizer.step()
         self.average.update(self.parameters)
         return torch.stack([torch.tensor(rate, dtype=torch.float64), *losses, norm.double()])
@@ -324,7 +345,9 @@ class _Run:
             "step": self.step,
             "steps": self.config.run.steps,
             "seconds": round(self.seconds, 1),
+            "hydrapot": version("hydrapot"),
             "torch": torch.__version__,
+            "split": self.setup.split,
             "threads": torch.get_num_threads(),
             "config": self.config.model_dump(mode="json", exclude={"datasets", "model"}),
         }

@@ -1,7 +1,7 @@
 """From a configuration and a data directory to a model with random weights and prepared datasets."""
 
+import hashlib
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from ase.data import chemical_symbols
 from ase.units import GPa
 
+from hydrapot.potential.conditioning import check_range
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.metadata import CheckpointInfo, HeadInfo
 from hydrapot.potential.model import Potential
@@ -33,6 +34,8 @@ class Setup:
     training: dict[str, PreparedDataset]
     validation: dict[str, PreparedDataset]
     scales: dict[str, Scales]
+    #: SHA-256 (16 digits) of the split, which names every dataset's content and validation structures.
+    split: str
 
 
 def head_info(config: DatasetConfig, training: Frames, *, label: str) -> HeadInfo:
@@ -131,7 +134,8 @@ def set_up(
         fit_readout(potential, parts[0], head=d.name)
         if progress is not None:
             progress(d.name)
-    return Setup(potential=potential, training=training, validation=validation, scales=scales)
+    split_hash = hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()[:16]
+    return Setup(potential=potential, training=training, validation=validation, scales=scales, split=split_hash)
 
 
 def _label(manifest: SplitManifest, name: str) -> str:
@@ -147,6 +151,20 @@ def read_datasets(config: TrainConfig, *, data: Path, cache_dir: Path | None) ->
         raise ConfigurationError(f"{data} has no {missing[0]} ({len(missing)} of {len(config.datasets)} files missing)")
     frames = read_many([data / d.file for d in config.datasets], cache_dir=cache_dir)
     for name, f in frames.items():
-        if not math.isfinite(np.nansum(f.energy)) or len(f) == 0:
-            raise ConfigurationError(f"dataset {name} holds no structure with an energy")
+        if not np.isfinite(f.energy).any():
+            raise ConfigurationError(f"dataset {name} holds no structure with an energy: reference energies need some")
+        _check_charges(f, conditioned=config.model.charge_spin)
     return frames
+
+
+def _check_charges(frames: Frames, *, conditioned: bool) -> None:
+    """Raise for charges that inference refuses, or that the model would be blind to."""
+    for charge, spin in sorted({(int(q), int(s)) for q, s in zip(frames.charge, frames.spin, strict=True)}):
+        check_range(charge, spin)
+    if frames.charge.any() and not conditioned:
+        raise ConfigurationError(f"dataset {frames.name} holds charged structures: set model.charge_spin to true")
+    charged_cells = np.flatnonzero((frames.charge != 0) & frames.pbc.any(axis=1))
+    if len(charged_cells):
+        raise ConfigurationError(
+            f"dataset {frames.name}, structure {charged_cells[0]}: a charged periodic cell has no defined energy"
+        )

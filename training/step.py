@@ -233,6 +233,8 @@ class CompiledStep:
 
     def __init__(self, potential: Potential, *, config: ObjectiveConfig) -> None:
         self.eager = EagerStep(potential, config=config)
+        #: Compilation was tried and failed; every step is eager.
+        self.failed = False
         self._compiled: Callable[..., list[Tensor]] | None = None
 
     def __call__(self, batch: Batch) -> tuple[Losses, list[Tensor]]:
@@ -240,8 +242,15 @@ class CompiledStep:
         module = self.eager.module
         parameters = dict(module.named_parameters())
         values = [p.detach() for p in parameters.values()]
+        if self._compiled is None and not self.failed:
+            try:
+                self._compiled = self._trace(parameters)
+            except RuntimeError as error:  # no C++ compiler, or one that the generated code does not suit
+                self.failed = True
+                reason = str(error).strip().splitlines()[0]
+                logger.warning("the training step cannot be compiled and runs eagerly, 3–4 × slower: %s", reason)
         if self._compiled is None:
-            self._compiled = self._trace(parameters)
+            return self.eager(batch)
         with torch.no_grad():
             out = self._compiled(values, _pack(batch))
         return Losses(*out[:4]), list(out[4:])
@@ -284,7 +293,7 @@ class Predictor:
     def __call__(self, batch: Batch) -> Predictions:
         """Learned part of energies, forces and strain gradients, detached."""
         if not self.compiled:
-            return Predictions(*(t.detach() for t in predict(self.module, batch.graph, batch.head_index)))
+            return self._eager(batch)
         parameters = dict(self.module.named_parameters())
         values = [p.detach() for p in parameters.values()]
         if self._compiled is None:
@@ -299,7 +308,14 @@ class Predictor:
 
                 return [t.detach() for t in predict(energies, unpacked.graph, unpacked.head_index)]
 
-            self._compiled = _compile(run, values, _example(self.potential))
+            try:
+                self._compiled = _compile(run, values, _example(self.potential))
+            except RuntimeError:  # CompiledStep has said why
+                self.compiled = False
+                return self._eager(batch)
         with torch.no_grad():
             energy, forces, strain = self._compiled(values, _pack(batch))
         return Predictions(energy[: batch.graph.n_graphs], forces, strain[: batch.graph.n_graphs])
+
+    def _eager(self, batch: Batch) -> Predictions:
+        return Predictions(*(t.detach() for t in predict(self.module, batch.graph, batch.head_index)))

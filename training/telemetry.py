@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg", force=False)
-from matplotlib import pyplot as plt
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from hydrapot.training.metrics import Metrics, relative_force_errors
 
@@ -74,14 +72,15 @@ class RunLog:
 
     def draw(self) -> None:
         """Loss terms over the steps, and the relative force error of each head over the validations, as PNG."""
-        figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+        figure = Figure(figsize=(12, 4.8), layout="constrained")
+        left, right = figure.subplots(1, 2)
         steps = [r["step"] for r in self.steps]
         for name in ("energy", "forces", "stress"):
             left.plot(steps, [r[name] for r in self.steps], label=name, linewidth=1)
         left.set(xlabel="step", ylabel="scaled error", yscale="log", title="training")
         left.legend(frameon=False)
         heads = list(dict.fromkeys(r["head"] for r in self.validations))
-        colors = plt.get_cmap("tab20")
+        colors = colormaps["tab20"]
         for k, head in enumerate(heads):
             rows = [r for r in self.validations if r["head"] == head]
             right.plot(
@@ -96,7 +95,6 @@ class RunLog:
             right.legend(frameon=False, fontsize=6, ncols=1, loc="center left", bbox_to_anchor=(1.0, 0.5))
         temporary = self.curves_file.with_name("loss.tmp.png")
         figure.savefig(temporary, dpi=130)
-        plt.close(figure)
         temporary.replace(self.curves_file)
 
 
@@ -108,9 +106,12 @@ def _keep(path: Path, last_step: int) -> list[dict[str, Any]]:
     with path.open(newline="", encoding="utf-8") as stream:
         rows = [_numbers(r) for r in csv.DictReader(stream)]
     kept = [r for r in rows if r["step"] <= last_step]
-    path.unlink()
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)
     for k, row in enumerate(kept):
-        _append(path, row, new=k == 0)
+        _append(temporary, row, new=k == 0)
+    temporary.touch()
+    temporary.replace(path)
     return kept
 
 

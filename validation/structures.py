@@ -26,6 +26,16 @@ def bond(a: int, b: int, *, cutoff: float) -> float:
     return min(radius(a) + radius(b), 0.7 * cutoff)
 
 
+def spacing(elements: Sequence[int], *, cutoff: float) -> float:
+    """Nearest distance in a dense crystal of the elements, Å.
+
+    1.1 bond lengths of the largest, at least half a cutoff: every atom has twelve neighbors there, and of a light
+    element with as many at the length of its bonds nobody knows anything.
+    """
+    longest = max(bond(a, b, cutoff=cutoff) for a in elements for b in elements)
+    return max(1.1 * longest, 0.5 * cutoff)
+
+
 def representative(elements: Sequence[int], *, count: int = 3) -> list[int]:
     """Up to `count` of the elements, spread evenly over their list from the lightest to the heaviest."""
     chosen = np.unique(np.linspace(0, len(elements) - 1, count).round().astype(int))
@@ -53,23 +63,22 @@ def cluster(elements: Sequence[int], *, cutoff: float, size: int, seed: int) -> 
 
 def perfect_crystal(elements: Sequence[int], *, cutoff: float) -> Atoms:
     """A crystal with every atom on a center of inversion: rock salt of two elements, else fcc, cubic cell."""
+    distance = spacing(elements, cutoff=cutoff)
     if len(elements) > 1:
-        a, b = elements[0], elements[-1]
-        return _relabel(bulk("NaCl", "rocksalt", a=2.2 * bond(a, b, cutoff=cutoff), cubic=True), [a, b])
-    return _relabel(
-        bulk("Cu", a=1.1 * np.sqrt(2) * bond(elements[0], elements[0], cutoff=cutoff), cubic=True), [elements[0]]
-    )
+        crystal = bulk("NaCl", "rocksalt", a=2.0 * distance, cubic=True)
+        return _relabel(crystal, [elements[0], elements[-1]])
+    return _relabel(bulk("Cu", a=np.sqrt(2) * distance, cubic=True), elements)
 
 
 def primitive_fcc(number: int, *, cutoff: float) -> Atoms:
     """One atom in the primitive fcc cell, smaller than any cutoff."""
-    return _relabel(bulk("Cu", a=1.1 * np.sqrt(2) * bond(number, number, cutoff=cutoff)), [number])
+    return _relabel(bulk("Cu", a=np.sqrt(2) * spacing([number], cutoff=cutoff)), [number])
 
 
 def standard_structures(elements: Sequence[int], *, cutoff: float, seed: int = 0) -> dict[str, Atoms]:
     """The structures of the contract, made of up to three of the `elements`.
 
-    `cutoff` (Å) bounds the bond lengths; see :func:`bond`.
+    `cutoff` (Å) sets the scale of distances; see :func:`spacing`.
 
     Returns
     -------
@@ -79,18 +88,17 @@ def standard_structures(elements: Sequence[int], *, cutoff: float, seed: int = 0
     """
     chosen = representative(elements)
     rng = np.random.default_rng(seed)
-    longest = max(bond(a, b, cutoff=cutoff) for a in chosen for b in chosen)
+    a = spacing(chosen, cutoff=cutoff)
 
-    crystal = bulk("Cu", a=1.1 * np.sqrt(2) * longest, cubic=True)
+    crystal = bulk("Cu", a=np.sqrt(2) * a, cubic=True)
     crystal.numbers[:] = [chosen[k % len(chosen)] for k in range(4)]
-    _rattle(crystal, longest, rng)
+    _rattle(crystal, a, rng)
 
-    skewed = bulk("CsCl", "cesiumchloride", a=2.2 / np.sqrt(3) * longest)
+    skewed = bulk("CsCl", "cesiumchloride", a=2.0 / np.sqrt(3) * a)
     skewed.numbers[:] = [chosen[0], chosen[-1]]
-    _rattle(skewed, longest, rng)
+    _rattle(skewed, a, rng)
     skewed.set_cell(np.array([[1, 0, 0], [2, 1, 0], [-1, 3, 1]]) @ skewed.cell.array, scale_atoms=False)
 
-    a = 1.1 * longest
     slab = Atoms(
         [chosen[k % len(chosen)] for k in range(4)],
         positions=[
@@ -102,14 +110,14 @@ def standard_structures(elements: Sequence[int], *, cutoff: float, seed: int = 0
         cell=[[a, 0, 0], [0.3 * a, a, 0], [0, 0, 0]],
         pbc=[True, True, False],
     )
-    _rattle(slab, longest, rng)
+    _rattle(slab, a, rng)
     wire = Atoms(
         [chosen[k % len(chosen)] for k in range(2)],
         positions=[[0, 0, 0], [0.8 * a, 0, 0.8 * a]],
         cell=[[0, 0, 0], [0, 0, 0], [0, 0.2 * a, 1.6 * a]],
         pbc=[False, False, True],
     )
-    _rattle(wire, longest, rng)
+    _rattle(wire, a, rng)
     return {
         "molecule": cluster(chosen, cutoff=cutoff, size=6, seed=seed),
         "crystal": crystal,

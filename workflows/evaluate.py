@@ -94,7 +94,8 @@ def evaluate_file(
         except HydrapotError as error:
             raise type(error)(f"{path}, structure {k}: {error}") from error
     frames: list[Atoms] = []
-    with ProgressBar(f"evaluating {Path(path).name}", total=len(structures), shown=progress) as bar:
+    title = f"evaluating {Path(path).name}"
+    with ProgressBar(title, total=len(structures), shown=progress, unit="structures") as bar:
         for batch in _batches(structures):
             frames += _evaluate_batch(calculator, batch)
             bar.update(len(frames), str, last=len(frames) == len(structures))

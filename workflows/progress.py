@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
 class ProgressBar:
@@ -23,10 +23,13 @@ class ProgressBar:
         Steps done before, by the run that is continued.
     shown
         False makes every call do nothing.
+    unit
+        What is counted.
     """
 
-    def __init__(self, title: str, *, total: int, start: int = 0, shown: bool = True) -> None:
+    def __init__(self, title: str, *, total: int, start: int = 0, shown: bool = True, unit: str = "steps") -> None:
         self._start = start
+        self._unit = unit
         self._began = time.perf_counter()
         self._shown_at = 0.0
         self._progress: Progress | None = None
@@ -34,11 +37,9 @@ class ProgressBar:
         if shown:
             self._progress = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TextColumn("{task.fields[state]}", style="cyan"),
-                TimeRemainingColumn(),
+                BarColumn(bar_width=12),
+                TextColumn("{task.completed}/{task.total}  {task.fields[rate]}  {task.fields[state]}"),
+                TimeRemainingColumn(compact=True),
                 console=Console(stderr=True),
             )
             self._task = self._progress.add_task(title, total=total, completed=start, rate="", state="")
@@ -50,7 +51,7 @@ class ProgressBar:
             return
         self._shown_at = now
         rate = (step - self._start) / max(now - self._began, 1e-9)
-        self._progress.update(self._task, completed=step, rate=f"{rate:.1f} steps/s", state=state())
+        self._progress.update(self._task, completed=step, rate=f"{rate:.1f} {self._unit}/s", state=state())
 
     def __enter__(self) -> Self:
         if self._progress is not None:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,7 +194,9 @@ class _Run:
         optimizer = _OPTIMIZERS[self.settings["optimizer"]](self.target, logfile=None)
         title = f"relaxing {self.atoms.get_chemical_formula()}"
         interrupted = False
-        with ProgressBar(title, total=self.settings["max_steps"], shown=progress) as bar:
+        with warnings.catch_warnings(), ProgressBar(title, total=self.settings["max_steps"], shown=progress) as bar:
+            # The filter takes logarithms of strains close to 1; scipy doubts the thirteenth digit.
+            warnings.filterwarnings("ignore", message="logm result may be inaccurate", category=RuntimeWarning)
             while not self.converged() and self.steps < self.settings["max_steps"]:
                 if stop():
                     interrupted = True

@@ -74,7 +74,7 @@ class Restart:
             **{_INTEGRATOR + name: value for name, value in self.integrator.items()},
         }
         with path.open("wb") as handle:
-            np.savez(handle, allow_pickle=False, **arrays)
+            np.savez(handle, **arrays)
 
     @classmethod
     def read(cls, path: Path) -> "Restart":

@@ -34,7 +34,7 @@ class BalancedSampler:
         Per dataset, ``(n_d,)``: number of atoms, and largest number of neighbors, of each training structure.
     temperature
         Exponent of the dataset size, 0 = all datasets alike, 1 = all structures alike.
-    edge_slots, max_atoms
+    edge_slots, max_structures
         Limits of a batch: atoms × largest neighbor count, and atoms. A single structure above them is a batch of its
         own.
     seed

@@ -1,0 +1,94 @@
+"""Energy conservation of molecular dynamics at constant energy: drift of the shadow energy, and order of the
+integrator.
+
+    python benchmarks/nve.py [MODEL] [-o RESULTS.json]
+
+32 atoms of Cu and a molecule of ethanol, float64, 300 K after 2 ps of Langevin dynamics, 10 ps with steps of 1 fs. To
+pass: the 95 % bound of the drift of velocity Verlet's shadow energy is below 0.0026 meV/atom/ps (10 K/ns), and the
+fluctuation of the energy falls four times, ± 20 %, when the step is halved. Takes some minutes on one core.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk, molecule
+
+from hydrapot.calculators import HydrapotCalculator
+from hydrapot.workflows import MDSettings, md, relax
+
+LARGEST_DRIFT = 0.0026  # meV/atom/ps
+SYSTEMS = {
+    "Cu32": (lambda: bulk("Cu", cubic=True, a=3.63).repeat(2), "mvl_snap_Cu"),
+    "ethanol": (lambda: molecule("CH3CH2OH"), "botnet_ethanol_methanol"),
+}
+
+
+def energy_fluctuation(atoms: Atoms, *, timestep: float, time: float) -> float:
+    """Standard deviation of the energy in meV over `time` (ps) from the state of `atoms`, which is left alone."""
+    copy = atoms.copy()
+    copy.calc = atoms.calc
+    settings = MDSettings(
+        ensemble="nve", steps=round(1000 * time / timestep), timestep=timestep, velocities="file", interval=1
+    )
+    table = md(copy, settings).table
+    return float(1000 * (table["potential_ev"] + table["kinetic_ev"]).std())
+
+
+def measure(model: str, name: str, *, picoseconds: float, threads: int) -> dict[str, Any]:
+    """One row of the table."""
+    make, head = SYSTEMS[name]
+    atoms = make()
+    atoms.calc = HydrapotCalculator(model, head=head, dtype="float64", threads=threads)
+    relax(atoms, fmax=0.01)
+    md(atoms, MDSettings(steps=2000, timestep=1.0, temperature=300, seed=1))
+    coarse = energy_fluctuation(atoms, timestep=1.0, time=1.0)
+    fine = energy_fluctuation(atoms, timestep=0.5, time=1.0)
+    settings = MDSettings(ensemble="nve", steps=round(1000 * picoseconds), timestep=1.0, velocities="file", interval=2)
+    found = md(atoms, settings, progress=True).summary["results"]
+    drift, error = found["drift_mev_per_atom_per_ps"], found["drift_uncertainty_mev_per_atom_per_ps"]
+    bound, ratio = abs(drift) + error, coarse / fine
+    return {
+        "system": name,
+        "head": head,
+        "time_ps": found["time_ps"],
+        "temperature_k": found["temperature_mean_k"],
+        "drift_mev_per_atom_per_ps": drift,
+        "drift_uncertainty_95": error,
+        "drift_bound_95": bound,
+        "fluctuation_1fs_mev": coarse,
+        "fluctuation_ratio_of_halved_step": ratio,
+        "passed": bool(bound < LARGEST_DRIFT and abs(ratio - 4) <= 0.8),
+    }
+
+
+def main() -> None:
+    """Measure, print, judge."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", nargs="?", default="hydrapot-s")
+    parser.add_argument("--systems", nargs="+", choices=sorted(SYSTEMS), default=sorted(SYSTEMS))
+    parser.add_argument("--time", type=float, default=10.0, help="ps")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("-o", "--output", type=Path)
+    options = parser.parse_args()
+    rows = [measure(options.model, s, picoseconds=options.time, threads=options.threads) for s in options.systems]
+    print(
+        f"{'system':8} {'T (K)':>6} {'drift ± 95 % (meV/atom/ps)':>28} {'bound':>8} {'ratio':>6}  limit {LARGEST_DRIFT}, 4 ± 20 %"
+    )
+    for row in rows:
+        drift = f"{row['drift_mev_per_atom_per_ps']:+.5f} ± {row['drift_uncertainty_95']:.5f}"
+        print(
+            f"{row['system']:8} {row['temperature_k']:6.0f} {drift:>28} {row['drift_bound_95']:8.5f} "
+            f"{row['fluctuation_ratio_of_halved_step']:6.2f}  {'passed' if row['passed'] else 'FAILED'}"
+        )
+    if options.output is not None:
+        options.output.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    sys.exit(0 if np.all([row["passed"] for row in rows]) else 1)
+
+
+if __name__ == "__main__":
+    main()
