@@ -19,6 +19,9 @@ from hydrapot.potential.model import Potential
 #: Elements in fewer training structures than this are covered, with a warning.
 FEW_STRUCTURES = 10
 
+_FORCE_BASELINE = "baseline_force_mae_mev_per_a"
+#: Relative force error from which a head deserves a warning.
+POOR = 0.5
 _FORCE_ERROR = "force_mae_mev_per_a"
 
 
@@ -72,6 +75,15 @@ class HeadCoverage:
         return self.info.metrics.get(_FORCE_ERROR)
 
     @property
+    def relative_force_error(self) -> float | None:
+        """`force_error` over that of predicting no forces at all; None when not recorded.
+
+        Heads differ in how large their forces are: a set of relaxed crystals has small errors whatever the model does.
+        """
+        baseline = self.info.metrics.get(_FORCE_BASELINE)
+        return self.force_error / baseline if self.force_error is not None and baseline else None
+
+    @property
     def warnings(self) -> list[str]:
         """One line for each reason to doubt results that the head nevertheless gives."""
         lines = []
@@ -85,6 +97,12 @@ class HeadCoverage:
             lines.append(
                 f"head {self.head!r} was trained on structures with {seen} periodic directions, "
                 f"this one has {self.periodic_directions}"
+            )
+        if self.relative_force_error is not None and self.relative_force_error > POOR:
+            lines.append(
+                f"head {self.head!r} predicts forces of structures that it has not seen "
+                f"{'no' if self.relative_force_error > 0.9 else 'little'} better than a guess of zero "
+                f"(validation error {self.relative_force_error:.0%} of the mean force): do not rely on it"
             )
         if not self.determined:
             lines.append(
@@ -105,7 +123,7 @@ def coverage(
     """What every head knows of a structure, the heads that fit best first.
 
     Heads that evaluate it precede those that do not, then those that saw its periodicity, then those missing
-    fewer elements, then those with the lower force error on their own validation data.
+    fewer elements, then those with the lower force error on their own validation data, relative to its forces.
 
     Parameters
     ----------
@@ -181,7 +199,7 @@ def _charge_spin_known(info: HeadInfo, *, charge: int, spin: int | None, periodi
 
 
 def _order(item: HeadCoverage) -> tuple[bool, bool, int, float, str]:
-    error = item.force_error
+    error = item.relative_force_error
     return (
         not item.covered,
         not item.periodicity_seen,

@@ -23,9 +23,9 @@ def random_potential(
     cutoff: float = 5.0,
     repulsion: str = "zbl",
     charge_spin: bool = True,
-    scale: float = 100.0,
+    scale: float = 10.0,
 ) -> Potential:
-    """Float64; the scale of 100 eV makes forces of some eV/Å out of the small numbers of an untrained network.
+    """Float64; the scale of 10 eV makes forces of some eV/Å out of the numbers of an untrained network.
 
     Trained on charge −1 (doublet): the charge and spin vectors are random too, not the zeros of a new model.
     """

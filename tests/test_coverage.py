@@ -53,13 +53,26 @@ def test_an_element_with_ten_structures_is_not_rare():
     assert head_coverage(heads, head="ten", numbers=[29], pbc=CRYSTAL).rare == {}
 
 
+def errors(mae, *, of):
+    """Force error in meV/Å, and that of predicting no forces."""
+    return {"force_mae_mev_per_a": mae, "baseline_force_mae_mev_per_a": of}
+
+
+def test_a_head_no_better_than_a_guess_is_called_that():
+    """A set of relaxed crystals has small absolute errors whatever the model does: the ratio tells."""
+    heads = several_heads(useless={"metrics": errors(9.0, of=2.0)}, useful={"metrics": errors(90.0, of=900.0)})
+    useless, useful = (head_coverage(heads, head=n, numbers=[29], pbc=CRYSTAL) for n in ("useless", "useful"))
+    assert any("no better than a guess" in line for line in useless.warnings)
+    assert not any("guess" in line for line in useful.warnings)
+
+
 def test_order_covering_first_then_periodicity_then_force_error():
     heads = several_heads(
-        unknown={"structures_per_element": {"O": 50}, "metrics": {"force_mae_mev_per_a": 1.0}},
-        molecules={"periodicity": ["FFF"], "metrics": {"force_mae_mev_per_a": 2.0}},
+        unknown={"structures_per_element": {"O": 50}, "metrics": errors(1.0, of=100.0)},
+        molecules={"periodicity": ["FFF"], "metrics": errors(2.0, of=100.0)},
         unmeasured={"metrics": {}},
-        rough={"metrics": {"force_mae_mev_per_a": 90.0}},
-        fine={"metrics": {"force_mae_mev_per_a": 9.0}},
+        rough={"metrics": errors(9.0, of=10.0)},
+        fine={"metrics": errors(90.0, of=1000.0)},
     )
     order = [item.head for item in coverage(heads, numbers=[29], pbc=CRYSTAL)]
     assert order == ["fine", "rough", "unmeasured", "molecules", "unknown"]
