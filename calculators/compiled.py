@@ -20,7 +20,7 @@ from hydrapot.potential.model import Potential
 
 logger = logging.getLogger(__name__)
 
-#: Smaller systems are evaluated eagerly: for a single atom the code that torch 2.13 generates for the CPU is
+#: Systems with fewer atoms, or fewer neighbors each, are evaluated eagerly: for a single atom the code that torch 2.13 generates for the CPU is
 #: wrong by 0.1 eV without a word (sizes of 1 are specialized), and there is nothing to gain.
 SMALLEST = 2
 
@@ -78,7 +78,7 @@ def compiled_network(potential: Potential, *, head: str) -> NetworkEnergies:
     scale = potential.head(head).scale
 
     def network(graph: Graph) -> Tensor:
-        if graph.n_atoms < SMALLEST:
+        if min(graph.n_atoms, graph.degree) < SMALLEST:
             return potential.network_energies(graph, head=head)
         return function(weights, graph) * scale
 

@@ -17,6 +17,8 @@ from hydrapot.potential.errors import InvalidStructureError
 MINIMUM_DISTANCE = 1e-3
 #: Å. Longer cells exceed what vesin can bin.
 LONGEST_VECTOR = 1e5
+#: Beyond this (Å), double precision resolves no better than 1e-6 Å.
+FARTHEST = 1e10
 
 
 class NeighborList(NamedTuple):
@@ -52,6 +54,11 @@ def check_geometry(positions: NDArray[np.float64], cell: NDArray[np.float64], pb
     if bad.any():
         raise InvalidStructureError(
             f"atom {int(np.flatnonzero(bad)[0])} has a position that is not finite (NaN or infinity): repair the structure"
+        )
+    far = np.abs(positions).max(initial=0.0)
+    if far > FARTHEST:
+        raise InvalidStructureError(
+            f"a coordinate is {far:.0e} Å, where distances have no digits left: wrap the structure"
         )
     if not np.isfinite(cell).all():
         raise InvalidStructureError(

@@ -192,3 +192,9 @@ def test_what_has_no_neighbor_list_raises_one_line(positions, cell, pbc, message
     with pytest.raises(InvalidStructureError, match=message) as caught:
         neighbor_list(np.array(positions, float), np.array(cell, float), np.array(pbc, bool), cutoff=5.0)
     assert "\n" not in str(caught.value)
+
+
+def test_coordinates_without_digits_are_refused_by_name():
+    """At 1e20 Å all atoms round to one place, which is not what is wrong with the structure."""
+    with pytest.raises(InvalidStructureError, match="wrap the structure"):
+        neighbor_list(np.array([[0.0, 0.0, 0.0], [1e20, 0.0, 0.0]]), np.eye(3) * 5, np.array([True] * 3), cutoff=3.0)

@@ -179,7 +179,7 @@ def render(
         _head_table(potential),
         "### Structures of one element, by element",
         ("Beside the errors of published potentials (same two quantities) where there are any."),
-        _element_table(per_element, config),
+        _element_table(per_element, config, potential),
         "### Elements per head",
         (
             "Number of training structures that contain the element. An element that is not listed raises an error; fewer"
@@ -261,7 +261,7 @@ def _head_table(potential: Potential) -> str:
     return _table([*header, "pressure seen, GPa", "charge/spin"], rows)
 
 
-def _element_table(per_element: Mapping[str, Mapping[str, Metrics]], config: TrainConfig) -> str:
+def _element_table(per_element: Mapping[str, Mapping[str, Metrics]], config: TrainConfig, potential: Potential) -> str:
     published = {d.name: d.published for d in config.datasets}
     rows = []
     for head, elements in per_element.items():
@@ -273,9 +273,17 @@ def _element_table(per_element: Mapping[str, Mapping[str, Metrics]], config: Tra
                 for p in published[head]
                 if p.element == element
             ]
-            row = [head, element, f"{m['structures']:.0f}"]
+            row = [head, potential.info.heads[head].split, element, f"{m['structures']:.0f}"]
             row += [f"{m['energy_rmse_mev_per_atom']:.1f}", f"{m['force_rmse_mev_per_a'] / 1e3:.3f}"]
             rows.append([*row, "; ".join(others) or "–"])
-    header = ["head", "element", "structures", "energy RMSE, meV/atom", "force RMSE, eV/Å", "published potentials"]
+    header = [
+        "head",
+        "split",
+        "element",
+        "structures",
+        "energy RMSE, meV/atom",
+        "force RMSE, eV/Å",
+        "published potentials",
+    ]
     sources = sorted({p.source for d in config.datasets for p in d.published})
     return "\n\n".join([_table(header, rows), *sources])

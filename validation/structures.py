@@ -29,11 +29,12 @@ def bond(a: int, b: int, *, cutoff: float) -> float:
 def spacing(elements: Sequence[int], *, cutoff: float) -> float:
     """Nearest distance in a dense crystal of the elements, Å.
 
-    1.1 bond lengths of the largest, at least half a cutoff: every atom has twelve neighbors there, and of a light
-    element with as many at the length of its bonds nobody knows anything.
+    1.1 bond lengths of the largest, at least 0.52 cutoffs: every atom has twelve neighbors there, and of a light
+    element with as many at the length of its bonds nobody knows anything. (At 0.5 a shell of fcc would lie exactly at the
+    cutoff, where potentials are allowed a discontinuity of the third derivative, which five-point stencils would see.)
     """
     longest = max(bond(a, b, cutoff=cutoff) for a in elements for b in elements)
-    return max(1.1 * longest, 0.5 * cutoff)
+    return max(1.1 * longest, 0.52 * cutoff)
 
 
 def representative(elements: Sequence[int], *, count: int = 3) -> list[int]:
@@ -43,7 +44,7 @@ def representative(elements: Sequence[int], *, count: int = 3) -> list[int]:
 
 
 def cluster(elements: Sequence[int], *, cutoff: float, size: int, seed: int) -> Atoms:
-    """A molecule without symmetry: atoms 1.1 usual bond lengths from an earlier one, none nearer to any."""
+    """A molecule without symmetry: atoms 1.1 usual bond lengths from one earlier atom, 1.6 from the others."""
     rng = np.random.default_rng(seed)
     numbers = [elements[k % len(elements)] for k in range(size)]
     positions = [np.zeros(3)]
@@ -51,12 +52,13 @@ def cluster(elements: Sequence[int], *, cutoff: float, size: int, seed: int) -> 
         z = numbers[len(positions)]
         partner = int(rng.integers(len(positions)))
         direction = rng.normal(size=3)
-        trial = positions[partner] + 1.1 * bond(z, numbers[partner], cutoff=cutoff) * direction / np.linalg.norm(
-            direction
-        )
+        length = 1.1 * bond(z, numbers[partner], cutoff=cutoff)
+        trial = positions[partner] + length * direction / np.linalg.norm(direction)
         distances = np.linalg.norm(np.array(positions) - trial, axis=1)
         usual = np.array([bond(z, other, cutoff=cutoff) for other in numbers[: len(positions)]])
-        if np.all(distances >= 1.0999 * usual):
+        near = 1.6 * usual
+        near[partner] = 0.0
+        if np.all(distances >= near):
             positions.append(trial)
     return Atoms(numbers, positions=np.array(positions))
 
