@@ -20,8 +20,8 @@ from hydrapot.potential.model import Potential
 
 logger = logging.getLogger(__name__)
 
-#: Systems with fewer atoms, or fewer neighbors each, are evaluated eagerly: for a single atom the code that torch 2.13 generates for the CPU is
-#: wrong by 0.1 eV without a word (sizes of 1 are specialized), and there is nothing to gain.
+#: Systems with fewer atoms, or fewer neighbors each, are evaluated eagerly: for a single atom the code that torch 2.13
+#: generates for the CPU is wrong by 0.1 eV without a word (sizes of 1 are specialized), and there is nothing to gain.
 SMALLEST = 2
 
 _Weights = dict[str, Tensor]
