@@ -25,9 +25,13 @@ class ProgressBar:
         False makes every call do nothing.
     unit
         What is counted.
+    bar
+        Draw a bar and the time that is left; false for a run that ends when it is done, not at `total`.
     """
 
-    def __init__(self, title: str, *, total: int, start: int = 0, shown: bool = True, unit: str = "steps") -> None:
+    def __init__(
+        self, title: str, *, total: int, start: int = 0, shown: bool = True, unit: str = "steps", bar: bool = True
+    ) -> None:
         self._start = start
         self._unit = unit
         self._began = time.perf_counter()
@@ -35,13 +39,9 @@ class ProgressBar:
         self._progress: Progress | None = None
         self._task = TaskID(0)
         if shown:
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=12),
-                TextColumn("{task.completed}/{task.total}  {task.fields[rate]}  {task.fields[state]}"),
-                TimeRemainingColumn(compact=True),
-                console=Console(stderr=True),
-            )
+            numbers = TextColumn("{task.completed}/{task.total}  {task.fields[rate]}  {task.fields[state]}")
+            columns = [BarColumn(bar_width=12), numbers, TimeRemainingColumn(compact=True)] if bar else [numbers]
+            self._progress = Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True))
             self._task = self._progress.add_task(title, total=total, completed=start, rate="", state="")
 
     def update(self, step: int, state: Callable[[], str], *, last: bool = False) -> None:

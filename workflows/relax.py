@@ -192,9 +192,11 @@ class _Run:
         """Step until converged."""
         began = time.perf_counter()
         optimizer = _OPTIMIZERS[self.settings["optimizer"]](self.target, logfile=None)
-        title = f"relaxing {self.atoms.get_chemical_formula()}"
         interrupted = False
-        with warnings.catch_warnings(), ProgressBar(title, total=self.settings["max_steps"], shown=progress) as bar:
+        with (
+            warnings.catch_warnings(),
+            ProgressBar("relaxing", total=self.settings["max_steps"], shown=progress, bar=False) as bar,
+        ):
             # The filter takes logarithms of strains close to 1; scipy doubts the thirteenth digit.
             warnings.filterwarnings("ignore", message="logm result may be inaccurate", category=RuntimeWarning)
             while not self.converged() and self.steps < self.settings["max_steps"]:
