@@ -5,7 +5,11 @@ from importlib import import_module
 from hydrapot.validation.suite import Suite
 
 #: Class A first: what fails there makes an accuracy meaningless.
-NAMES: tuple[str, ...] = ()
+NAMES: tuple[str, ...] = (
+    "relaxation",
+    "eos",
+    "elastic",
+)
 
 
 def load_suites() -> tuple[Suite, ...]:
