@@ -6,6 +6,7 @@ from hydrapot.validation.suite import Suite
 
 #: Class A first: what fails there makes an accuracy meaningless.
 NAMES: tuple[str, ...] = (
+    "nve",
     "relaxation",
     "eos",
     "elastic",
