@@ -6,6 +6,7 @@ on purpose.
 """
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 from hydrapot.potential.evaluate import Prediction, evaluate
 from hydrapot.potential.graph import build_graph, collate
 from hydrapot.potential.model import Potential
+
+logger = logging.getLogger(__name__)
 
 #: Atoms evaluated at once; larger batches are slower on a CPU, whose caches they leave.
 _BATCH_ATOMS = 256
@@ -141,7 +144,8 @@ class CalculatorEvaluator:
     """Any ASE calculator.
 
     Energies of isolated atoms, which it is asked for, are subtracted, unless its results hold an
-    ``interaction_energy`` as those of hydrapot do.
+    ``interaction_energy`` as those of hydrapot do. Of a calculator that refuses isolated atoms, energies are
+    left as reported.
 
     Parameters
     ----------
@@ -189,5 +193,10 @@ class CalculatorEvaluator:
         if number not in self._alone:
             atom = Atoms([number], positions=np.zeros((1, 3)))
             atom.calc = self.calculator
-            self._alone[number] = float(atom.get_potential_energy())
+            try:
+                energy = float(atom.get_potential_energy())
+            except Exception as error:  # noqa: BLE001 - calculators raise what they like
+                logger.info("no energy of an isolated %s atom (%s): energies as reported", atom.symbols[0], error)
+                energy = np.nan
+            self._alone[number] = energy if np.isfinite(energy) else 0.0
         return self._alone[number]

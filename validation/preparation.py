@@ -1,7 +1,9 @@
 """Structures to test on where the domain names none: what the potential was made for, near its own minimum."""
 
 import logging
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
@@ -12,10 +14,11 @@ from ase.data import atomic_numbers
 from ase.filters import FrechetCellFilter
 from ase.neighborlist import neighbor_list
 from ase.optimize import BFGS
+from ase.spacegroup import crystal
 from scipy.optimize import minimize_scalar
 
 from hydrapot.validation.domain import Domain
-from hydrapot.validation.structures import bond, cluster
+from hydrapot.validation.structures import bond, cluster, radius
 from hydrapot.validation.subject import Subject
 
 logger = logging.getLogger(__name__)
@@ -24,12 +27,25 @@ logger = logging.getLogger(__name__)
 _MOST_VOLUME_RATIO, _LEAST_DISTANCE = 4.0, 0.4
 #: Mean number of elements in a training structure up to which a head knows elements rather than compounds.
 _ELEMENTAL = 1.2
-#: eV/Å per atom: forces below this are those of a structure that a potential was trained on.
+#: What is chosen among the elements of a calculator of which no frequencies are known.
 _PARTNERS = tuple(atomic_numbers[symbol] for symbol in ("O", "F", "Cl", "N", "S", "C"))
 _METALS = tuple(atomic_numbers[symbol] for symbol in ("Mg", "Na", "Ca", "Al", "Ti", "Li", "Si", "Fe", "Ni", "Cu"))
 _NON_METALS = frozenset((1, 2, 5, 6, 7, 8, 9, 10, 15, 16, 17, 18, 34, 35, 36, 53, 54))
 _LATTICES = ("fcc", "bcc", "diamond", "hcp")
 _COMPOUNDS = ("rocksalt", "cesiumchloride", "zincblende")
+#: Metals that make a 1:1 salt with a partner.
+_SALTS = {
+    8: ("Mg", "Ca", "Sr", "Ba", "Mn", "Fe", "Co", "Ni", "Zn", "Cd", "Be", "Ti", "V", "Cu"),
+    16: ("Mg", "Ca", "Sr", "Ba", "Mn", "Fe", "Co", "Ni", "Zn", "Cd", "Be"),
+    9: ("Li", "Na", "K", "Rb", "Cs", "Ag"),
+    17: ("Li", "Na", "K", "Rb", "Cs", "Ag", "Cu"),
+}
+#: Nearest distances of usual minima, in sums of covalent radii.
+_USUAL = (0.8, 1.4)
+#: Lattices within this part of the energy on a coarse scan compete; those within so many eV/atom are equal.
+_COMPETING, _EQUAL = 0.05, 2e-3
+#: Å; nearest distance where a potential has no minimum over the volume, as some that were trained at one volume only.
+_KNOWN = {"SiO2-quartz": 1.605}
 
 
 def relaxed(
@@ -78,14 +94,20 @@ def default_structures(subject: Subject, domain: Domain) -> dict[str, Atoms]:
     A crystal for a head that was trained on periodic structures, a molecule for one that saw others (both for a head that
     saw both), and a crystal for any other calculator.
 
-    * Crystals: of one element, the lattice of lowest energy among fcc, bcc, diamond and hcp; of a metal with its
-      commonest partner, among rock salt, CsCl and zinc blende; perovskite where a head knows three elements only, one of them
-      oxygen.
+    * Crystals: of one element, the lattice of lowest energy among fcc, bcc, diamond and hcp; of the commonest
+      non-metal with a metal of matching valence, among rock salt, CsCl and zinc blende; of two metals also the
+      ordered fcc alloy; α-quartz of Si and O; perovskite where a head knows three elements, one of them oxygen.
     * Molecules: of the g2 set the one whose published geometry has the least forces, that is the one which the
       training data resemble most.
 
     Always the same for the same subject. Names are such as ``Cu-fcc``, ``MgO-rocksalt``, ``CH3OH``.
     """
+    with warnings.catch_warnings():  # what a head was not trained on is what is looked for here
+        warnings.simplefilter("ignore")
+        return _made(subject, domain)
+
+
+def _made(subject: Subject, domain: Domain) -> dict[str, Atoms]:
     calculator = subject.calculator()
     elements = _by_frequency(subject, domain)
     info = subject.head_info
@@ -93,7 +115,7 @@ def default_structures(subject: Subject, domain: Domain) -> dict[str, Atoms]:
     structures: dict[str, Atoms] = {}
     if not seen or any("T" in directions for directions in seen):
         for group in _compositions(subject, elements):
-            structures.update(_crystal(calculator, group, cutoff=subject.cutoff))
+            structures.update(_crystal(calculator, group, cutoff=subject.cutoff, usual_only=info is not None))
     if "FFF" in seen:
         structures.update(_molecule(calculator, elements, cutoff=subject.cutoff))
     return structures
@@ -123,60 +145,100 @@ def _compositions(subject: Subject, elements: Sequence[int]) -> list[tuple[int, 
     metals = [z for z in elements if z not in _NON_METALS]
     others = [z for z in elements if z in _NON_METALS]
     if metals and others:
-        if info is not None:
-            return [(metals[0], others[0])]
-        return [(_preferred(metals, _METALS), _preferred(others, _PARTNERS))]
+        if info is None:
+            metals, others = _sorted_by(metals, _METALS), _sorted_by(others, _PARTNERS)
+        return [_salt(metals, others)]
     if info is None:  # of metals that mix somehow, or of noble gases: also one of them by itself
         return [(elements[0],), (elements[0], elements[1])]
     return [(elements[0], elements[1])]
 
 
-def _preferred(elements: Sequence[int], preferred: Sequence[int]) -> int:
-    return next((z for z in preferred if z in elements), elements[0])
+def _salt(metals: Sequence[int], others: Sequence[int]) -> tuple[int, int]:
+    """The commonest partner with the commonest metal of matching valence."""
+    partner = others[0]
+    fitting = {atomic_numbers[symbol] for symbol in _SALTS.get(partner, ())}
+    return next((z for z in metals if z in fitting), metals[0]), partner
+
+
+def _sorted_by(elements: Sequence[int], preferred: Sequence[int]) -> list[int]:
+    return [*(z for z in preferred if z in elements), *(z for z in elements if z not in preferred)]
 
 
 # --- crystals ---------------------------------------------------------------------------------------------------------
-def _crystal(calculator: Calculator, elements: tuple[int, ...], *, cutoff: float) -> dict[str, Atoms]:
-    """The prototype of lowest energy per atom, relaxed; at its usual distances where no minimum is found."""
+def _crystal(calculator: Calculator, elements: tuple[int, ...], *, cutoff: float, usual_only: bool) -> dict[str, Atoms]:
+    """The prototype of lowest energy per atom, relaxed; at its usual distances where no minimum is found.
+
+    With `usual_only` no minimum is looked for at other distances, which matter for model potentials only.
+    """
     prototypes = _prototypes(elements)
-    usual = bond(elements[0], elements[-1], cutoff=cutoff)
-    best: tuple[float, str, Atoms] | None = None
-    for name, unit in prototypes.items():
-        found = _least_energy(calculator, unit, usual=usual, cutoff=cutoff)
-        if found is not None and (best is None or found[0] < best[0] - 1e-6):
-            best = (found[0], name, found[1])
-    if best is None:
+    usual = _usual_distance(elements, cutoff=cutoff)
+    minima = {
+        name: found
+        for name, unit in prototypes.items()
+        if (found := _bracket(calculator, unit, usual=usual, cutoff=None if usual_only else cutoff)) is not None
+    }
+    usual_ones = {n: m for n, m in minima.items() if _is_usual(m.distance / usual)} or minima
+    if not usual_ones:
         name, unit = next(iter(prototypes.items()))
-        logger.info("no minimum of the energy for %s at usual distances", name)
-        return {name: _scaled(unit, 1.15 * usual)}
-    _, name, atoms = best
+        logger.info("no minimum of the energy of %s over the volume", name)
+        finished, _ = relaxed(_scaled(unit, _KNOWN.get(name, 1.1 * usual)), calculator, max_steps=60)
+        return {name: finished}
+    lowest = min(m.energy for m in usual_ones.values())
+    refined = {
+        name: _refined(calculator, prototypes[name], minimum)
+        for name, minimum in usual_ones.items()
+        if minimum.energy < lowest + _COMPETING * max(1.0, abs(lowest))
+    }
+    lowest = min(m.energy for m in refined.values())
+    name = next(n for n, m in refined.items() if m.energy < lowest + _EQUAL)  # cubic ones come first
+    atoms = _scaled(prototypes[name], refined[name].distance)
     finished, converged = relaxed(atoms, calculator, cell=True, max_steps=60)
     return {name: finished if converged else atoms}
 
 
+def _is_usual(ratio: float) -> bool:
+    return _USUAL[0] < ratio < _USUAL[1]
+
+
+def _usual_distance(elements: tuple[int, ...], *, cutoff: float) -> float:
+    """Å; the shortest in a perovskite or in quartz is that of the small cation and oxygen."""
+    others = [z for z in elements if z != 8] if len(elements) > 1 and 8 in elements else list(elements)
+    partner = 8 if len(others) < len(elements) else others[-1]
+    return min(bond(z, partner, cutoff=cutoff) for z in others)
+
+
 def _prototypes(elements: tuple[int, ...]) -> dict[str, Atoms]:
-    """Primitive cells with a nearest distance of 1 Å, by name."""
-    made: dict[str, Atoms] = {}
+    """Primitive cells by name."""
     if len(elements) == 1:
+        made = {}
         for lattice in _LATTICES:
-            atoms = bulk("X", lattice, a=1.0, covera=float(np.sqrt(8 / 3))) if lattice == "hcp" else bulk("X", lattice, a=1.0)
-            atoms.numbers[:] = elements[0]
-            made[f"{atoms.symbols[0]}-{lattice}"] = atoms
+            made[lattice] = bulk("X", lattice, a=1.0, covera=float(np.sqrt(8 / 3)) if lattice == "hcp" else None)
+            made[lattice].numbers[:] = elements[0]
+    elif set(elements) == {8, 14}:
+        # P3_121; positions of Levien, Prewitt, Weidner, Am. Mineral. 65, 920 (1980).
+        made = {
+            "quartz": crystal(
+                ["Si", "O"],
+                [(0.4697, 0, 1 / 3), (0.4135, 0.2669, 0.1191 + 1 / 3)],
+                spacegroup=152,
+                cellpar=[4.916, 4.916, 5.4054, 90, 90, 120],
+            )
+        }
     elif len(elements) == 2:
-        for lattice in _COMPOUNDS:
-            atoms = bulk("NaCl", lattice, a=1.0)
+        made = {}
+        if not _NON_METALS & set(elements):
+            made["L1_0"] = Atoms("NaCl", [[0, 0, 0], [0.5, 0.5, 0.5**0.5]], cell=[1, 1, 2**0.5], pbc=True)
+        made |= {lattice: bulk("NaCl", lattice, a=1.0) for lattice in _COMPOUNDS}
+        for atoms in made.values():
             atoms.numbers[:] = elements
-            made[f"{''.join(atoms.symbols)}-{lattice}"] = atoms
     else:
-        large, small = sorted((z for z in elements if z != 8), key=lambda z: -bond(z, z, cutoff=np.inf))
-        atoms = Atoms(
-            [large, small, 8, 8, 8],
-            scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]],
-            cell=np.eye(3),
-            pbc=True,
-        )
-        made[f"{atoms.symbols.get_chemical_formula('metal')}-perovskite"] = atoms
-    return {name: _scaled(atoms, 1.0) for name, atoms in made.items()}
+        large, small = sorted((z for z in elements if z != 8), key=lambda z: -radius(z))
+        corners = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+        made = {"perovskite": Atoms([large, small, 8, 8, 8], corners, cell=np.eye(3), pbc=True)}
+    formula = (
+        "SiO2" if "quartz" in made else next(iter(made.values())).symbols.get_chemical_formula("metal", empirical=True)
+    )
+    return {f"{formula}-{lattice}": atoms for lattice, atoms in made.items()}
 
 
 def _scaled(atoms: Atoms, distance: float) -> Atoms:
@@ -187,32 +249,59 @@ def _scaled(atoms: Atoms, distance: float) -> Atoms:
     return copy
 
 
-def _least_energy(calculator: Calculator, unit: Atoms, *, usual: float, cutoff: float) -> tuple[float, Atoms] | None:
-    """Energy per atom (eV) and structure at the minimum over the volume; None without one."""
+@dataclass(frozen=True)
+class _Minimum:
+    """Of the energy (eV/atom) over the nearest distance (Å), with distances on either side of it."""
 
-    def energy(distance: float) -> float:
-        atoms = _scaled(unit, distance)
-        atoms.calc = calculator
-        try:
-            value = float(atoms.get_potential_energy()) / len(atoms)
-        except Exception:  # noqa: BLE001 - calculators raise what they like
-            return float("nan")
-        return value
+    energy: float
+    distance: float
+    bounds: tuple[float, float]
 
-    distances = np.geomspace(min(0.8 * usual, 0.3 * cutoff), min(2.2 * usual, 0.95 * cutoff), 14)
-    energies = np.array([energy(float(d)) for d in distances])
-    inner = range(1, len(distances) - 1)
-    minima = [k for k in inner if energies[k] < energies[k - 1] and energies[k] < energies[k + 1]]
-    # A hole where atoms overlap is not what the potential was made for, however deep.
-    usual_ones = [k for k in minima if distances[k] > 0.75 * usual] or minima
-    if not usual_ones:
+
+def _energy_at(calculator: Calculator, unit: Atoms, distance: float) -> float:
+    """Energy per atom (eV); NaN where the calculator raises."""
+    atoms = _scaled(unit, distance)
+    atoms.calc = calculator
+    try:
+        return float(atoms.get_potential_energy()) / len(atoms)
+    except Exception:  # noqa: BLE001 - calculators raise what they like
+        return float("nan")
+
+
+def _bracket(calculator: Calculator, unit: Atoms, *, usual: float, cutoff: float | None) -> _Minimum | None:
+    """The innermost minimum at usual distances; where there is none, the lowest within the cutoff, if that is given.
+
+    A hole where atoms overlap, or a wave far out, is not what the potential was made for, however deep.
+    """
+    near = np.geomspace(0.78 * usual, 1.45 * usual, 11)
+    ranges = [near]
+    if cutoff is not None:
+        ranges.append(np.geomspace(min(0.75 * usual, 0.3 * cutoff), min(2.2 * usual, 0.95 * cutoff), 16))
+    for distances in ranges:
+        energies = np.array([_energy_at(calculator, unit, float(d)) for d in distances])
+        inner = range(1, len(distances) - 1)
+        minima = [k for k in inner if energies[k] < energies[k - 1] and energies[k] < energies[k + 1]]
+        if minima:
+            break
+    else:
         return None
-    lowest = min(usual_ones, key=lambda k: float(energies[k]))
+    k = minima[0] if distances is near else min(minima, key=lambda k: float(energies[k]))
+    around = slice(k - 1, k + 2)
+    parabola = np.polynomial.Polynomial.fit(distances[around], energies[around], 2)
+    vertex = float(parabola.deriv().roots()[0])
+    return _Minimum(float(parabola(vertex)), vertex, (float(distances[k - 1]), float(distances[k + 1])))
+
+
+def _refined(calculator: Calculator, unit: Atoms, minimum: _Minimum) -> _Minimum:
     found = minimize_scalar(
-        energy, bounds=(float(distances[lowest - 1]), float(distances[lowest + 1])), method="bounded",
+        lambda distance: _energy_at(calculator, unit, distance),
+        bounds=minimum.bounds,
+        method="bounded",
         options={"xatol": 1e-3},
     )
-    return (float(found.fun), _scaled(unit, float(found.x))) if np.isfinite(found.fun) else None
+    if not np.isfinite(found.fun):
+        return minimum
+    return _Minimum(float(found.fun), float(found.x), minimum.bounds)
 
 
 # --- molecules --------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ cell, are asked about the same atoms in a large periodic box.
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -73,13 +74,14 @@ def find_receptive_field(calculator: Calculator, elements: Sequence[int], *, cut
 
 
 def find_resolution(calculator: Calculator, elements: Sequence[int], *, cutoff: float) -> float:
-    """Relative rounding of energies and forces.
+    """Rounding of energies (per 1 eV/atom, the order of a bond) and forces (per the largest, or 1 eV/Å).
 
     Returns
     -------
     2.2e-16 for a float64 calculator; for any other what was measured, at least the rounding of the type in
-    which its numbers can be represented exactly. The measurement is the scatter about a cubic, of energies and
-    forces along a path of 2e-5 Å, relative to the largest of each.
+    which its numbers can be represented exactly. The measurement is the scatter (root mean square) of energies
+    and forces about a cubic along a path of 2e-5 Å. A total energy that carries thousands of eV of reference
+    energies in float32 thus counts as what it is: coarse.
 
     Raises
     ------
@@ -156,7 +158,8 @@ def _jumps(ask: "_Ask", dimer: Callable[[float], Atoms], inside: float, apart: f
 
 def _rounded(distance: float, *, jump: bool) -> float:
     rounded = round(float(np.ceil((distance - _PRECISION) / _ROUND)) * _ROUND, 6)
-    return rounded if not jump and rounded - distance <= _UNSEEN or abs(rounded - distance) < 1e-5 else float(distance)
+    unseen = _UNSEEN if not jump else 1e-5
+    return rounded if rounded - distance <= unseen else float(distance)
 
 
 # --- chains -----------------------------------------------------------------------------------------------------------
@@ -189,7 +192,7 @@ def _farthest_hop(calculator: Calculator, number: int, *, cutoff: float) -> int:
 
 # --- rounding ---------------------------------------------------------------------------------------------------------
 def _scatter(calculator: Calculator, atoms: Atoms) -> float | None:
-    """Relative scatter of energies and forces along a short path; None when they cannot be had."""
+    """Scatter of energies and forces along a short path; None when they cannot be had."""
     ask = _way_to_ask(calculator, atoms)
     if ask is None:
         return None
@@ -207,13 +210,14 @@ def _scatter(calculator: Calculator, atoms: Atoms) -> float | None:
         energies.append(reply.energy)
         forces.append(reply.forces.ravel())
     worst = 0.0
-    for values in (np.array(energies)[:, None], np.array(forces)):
-        scale = float(np.abs(values).max())
-        if not np.isfinite(scale) or scale == 0.0:
-            continue
+    pairs = (
+        (np.array(energies)[:, None], float(len(atoms))),
+        (np.array(forces), max(1.0, float(np.abs(forces).max()))),
+    )
+    for values, scale in pairs:
         centered = values - values[0]
         fitted = np.polynomial.chebyshev.chebval(t, np.polynomial.chebyshev.chebfit(t, centered, 3)).T
-        worst = max(worst, float(np.abs(centered - fitted).max()) / scale, _type_rounding(values))
+        worst = max(worst, float(np.sqrt(np.mean((centered - fitted) ** 2))) / scale, _type_rounding(values))
     return worst
 
 
@@ -257,7 +261,9 @@ def _reply(calculator: Calculator, atoms: Atoms) -> _Reply | None:
     atoms = atoms.copy()
     atoms.calc = calculator
     try:
-        reply = _Reply(float(atoms.get_potential_energy()), np.array(atoms.get_forces(), dtype=np.float64))
+        with warnings.catch_warnings():  # structures that nobody trained on: the calculator may well complain
+            warnings.simplefilter("ignore")
+            reply = _Reply(float(atoms.get_potential_energy()), np.array(atoms.get_forces(), dtype=np.float64))
     except Exception as error:  # noqa: BLE001 - calculators raise what they like
         logger.debug("%s: %s", atoms.symbols, error)
         return None

@@ -54,6 +54,8 @@ class Context:
         Of everything random.
     folder
         Where finished pieces are kept, so that an interrupted suite goes on; None keeps nothing.
+    prepared
+        Structures made before, for suites that run side by side; None makes them when they are asked for.
     """
 
     subject: Subject
@@ -63,6 +65,7 @@ class Context:
     engines: Sequence[str] = ("ase",)
     seeds: Sequence[int] = (0, 1)
     folder: Path | None = None
+    prepared: Mapping[str, Atoms] | None = None
 
     @property
     def max_atoms(self) -> int:
@@ -72,6 +75,8 @@ class Context:
     @cached_property
     def structures(self) -> Mapping[str, Atoms]:
         """Structures of the domain as given, or made of the subject's elements; not relaxed, not repeated."""
+        if self.prepared is not None:
+            return {name: atoms.copy() for name, atoms in self.prepared.items()}
         return self.domain.build() or default_structures(self.subject, self.domain)
 
     def repeated(self, name: str, *, max_atoms: int | None = None) -> Atoms:
