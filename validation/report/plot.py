@@ -1,0 +1,218 @@
+"""Figures of suites as inline SVG: no script, no font, colours from the page, shapes that do not need colour."""
+
+import math
+from collections.abc import Sequence
+
+from hydrapot.validation.metrics import Figure, Series
+from hydrapot.validation.report.axes import Axis, make_axis
+from hydrapot.validation.report.markup import Markup, join, tag, text
+from hydrapot.validation.report.numbers import number
+
+WIDTH, HEIGHT = 480, 300
+LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 46
+#: Points of a curve, and of a cloud: more than pixels only cost space.
+MAX_POINTS = 400
+#: Curves with labels of their own before colours repeat.
+COLORS = 6
+_DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "12 4")
+
+
+def figure(drawn: Figure) -> Markup:
+    """A figure element: plot, legend, caption."""
+    styles = _styles(drawn.series)
+    x_axis, y_axis = _axes(drawn)
+    legend = _legend(drawn.series, styles, y_axis)
+    return tag(
+        "figure",
+        tag(
+            "svg",
+            tag("title", drawn.title),
+            tag("desc", describe(drawn)),
+            _frame(drawn, x_axis, y_axis),
+            *(_draw(series, styles[series.label], x_axis, y_axis) for series in drawn.series),
+            viewBox=f"0 0 {WIDTH} {HEIGHT}",
+            role="img",
+            aria_label=f"{drawn.title}. {describe(drawn)}",
+        ),
+        legend,
+        tag("figcaption", drawn.title),
+    )
+
+
+def describe(drawn: Figure) -> str:
+    """The figure in words, for those who cannot see it."""
+    parts = []
+    for series in drawn.series:
+        known = [y for y in series.y if math.isfinite(y)]
+        span = f"{number(min(known))} to {number(max(known))}" if known else "no finite value"
+        parts.append(f"{series.label or 'curve'} {span}")
+        if len(parts) == 8:
+            parts.append(f"and {len(drawn.series) - 8} more")
+            break
+    return f"{drawn.y_label} over {drawn.x_label}: {'; '.join(parts)}."
+
+
+def _styles(series: Sequence[Series]) -> dict[str, int]:
+    """Number of the style of each label, in order of appearance; limits and references have their own."""
+    order = dict.fromkeys(s.label for s in series if s.style in {"line", "points"})
+    styles = {label: k for k, label in enumerate(order)}
+    return {**dict.fromkeys((s.label for s in series), 0), **styles}
+
+
+def _axes(drawn: Figure) -> tuple[Axis, Axis]:
+    data = [s for s in drawn.series if s.style != "limit"] or list(drawn.series)
+    xs = [x for s in data for x in s.x]
+    ys = [y for s in data for y in _with_errors(s)]
+    finite = [y for y in ys if math.isfinite(y) and (y > 0 or not drawn.y_log)]
+    for s in drawn.series:
+        # A limit far beyond the data would press them into a line: it is then named in the legend only.
+        if s.style == "limit" and (drawn.y_log or _near(s.y, finite)):
+            ys += s.y
+    x_axis = make_axis(
+        xs, start=LEFT, end=WIDTH - RIGHT, log=drawn.x_log, ticks=drawn.x_ticks, tight=drawn.x_ticks is not None
+    )
+    return x_axis, make_axis(ys, start=HEIGHT - BOTTOM, end=TOP, log=drawn.y_log)
+
+
+def _with_errors(series: Series) -> list[float]:
+    if series.error is None:
+        return list(series.y)
+    pairs = list(zip(series.y, series.error, strict=False))
+    return [y - e for y, e in pairs] + [y + e for y, e in pairs]
+
+
+def _near(limit: Sequence[float], finite: Sequence[float]) -> bool:
+    if not finite:
+        return True
+    low, high = min(finite), max(finite)
+    span = (high - low) or abs(high) or 1.0
+    return all(low - 4 * span <= y <= high + 4 * span for y in limit)
+
+
+def _frame(drawn: Figure, x_axis: Axis, y_axis: Axis) -> Markup:
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    parts: list[Markup] = []
+    for value, label in y_axis.ticks:
+        y = y_axis.place(value)
+        if y is None:
+            continue
+        parts += (
+            tag("line", class_="grid", x1=LEFT, x2=right, y1=_n(y), y2=_n(y)),
+            tag("text", label, x=LEFT - 6, y=_n(y + 4), text_anchor="end"),
+        )
+    for value, label in x_axis.ticks:
+        x = x_axis.place(value)
+        if x is None:
+            continue
+        parts += (
+            tag("line", class_="grid", x1=_n(x), x2=_n(x), y1=TOP, y2=bottom),
+            tag("text", label, x=_n(x), y=bottom + 16, text_anchor="middle"),
+        )
+    middle = (TOP + bottom) / 2
+    parts += (
+        tag("rect", class_="frame", x=LEFT, y=TOP, width=right - LEFT, height=bottom - TOP),
+        tag("text", drawn.x_label, class_="label", x=(LEFT + right) / 2, y=HEIGHT - 10, text_anchor="middle"),
+        tag(
+            "text",
+            drawn.y_label,
+            class_="label",
+            x=13,
+            y=_n(middle),
+            text_anchor="middle",
+            transform=f"rotate(-90 13 {_n(middle)})",
+        ),
+    )
+    return tag("g", *parts, class_="axes")
+
+
+def _draw(series: Series, style: int, x_axis: Axis, y_axis: Axis) -> Markup:
+    points = [
+        (x_axis.place(x), y_axis.place(y) if series.style != "limit" or y_axis.shows(y) else None)
+        for x, y in zip(series.x, series.y, strict=False)
+    ]
+    if series.style == "limit" and len(points) == 1 and points[0][1] is not None:
+        # One value stands for a level over the whole width.
+        points = [(x_axis.start, points[0][1]), (x_axis.end, points[0][1])]
+    kind = f"c{style % COLORS}" if series.style in {"line", "points"} else series.style
+    parts = []
+    if series.style == "points":
+        stride = max(1, math.ceil(len(points) / (4 * MAX_POINTS)))
+        dots = "".join(f"M{_n(x)} {_n(y)}h0" for x, y in points[::stride] if x is not None and y is not None)
+        parts.append(tag("path", class_=f"dots {kind}", d=dots))
+    else:
+        dash = _DASHES[(style // COLORS + style) % len(_DASHES)] if series.style == "line" else None
+        parts.append(tag("path", class_=f"curve {kind}", d=_path(_thinned(points)), stroke_dasharray=dash or None))
+    if series.error is not None:
+        parts.append(tag("path", class_=f"bars {kind}", d=_bars(series, x_axis, y_axis)))
+    return join(*parts)
+
+
+def _path(points: Sequence[tuple[float | None, float | None]]) -> str:
+    """A line through the points; it is interrupted where one cannot be drawn."""
+    written, pen_down = [], False
+    for x, y in points:
+        if x is None or y is None:
+            pen_down = False
+            continue
+        written.append(f"{'L' if pen_down else 'M'}{_n(x)} {_n(y)}")
+        pen_down = True
+    return "".join(written)
+
+
+def _thinned(points: list[tuple[float | None, float | None]]) -> list[tuple[float | None, float | None]]:
+    """At most about MAX_POINTS, keeping the lowest and the highest of each stretch, so that no spike is lost."""
+    if len(points) <= MAX_POINTS:
+        return points
+    width = math.ceil(2 * len(points) / MAX_POINTS)
+    kept: list[tuple[float | None, float | None]] = []
+    for begin in range(0, len(points), width):
+        stretch = list(enumerate(points[begin : begin + width]))
+        missing = [item for item in stretch if item[1][1] is None or item[1][0] is None]
+        known = [(k, (x, y)) for k, (x, y) in stretch if x is not None and y is not None]
+        chosen: dict[int, tuple[float | None, float | None]] = dict(missing[:1])
+        if known:
+            lowest, highest = (extreme(known, key=lambda item: item[1][1]) for extreme in (min, max))
+            chosen |= dict([known[0], lowest, highest, known[-1]])
+        kept += [chosen[k] for k in sorted(chosen)]
+    return kept
+
+
+def _bars(series: Series, x_axis: Axis, y_axis: Axis) -> str:
+    written = []
+    stride = max(1, math.ceil(len(series.x) / MAX_POINTS))
+    triples = list(zip(series.x, series.y, series.error or (), strict=False))[::stride]
+    for at, value, error in triples:
+        x, high = x_axis.place(at), y_axis.place(value + error)
+        low = y_axis.place(max(value - error, y_axis.low))
+        if x is not None and high is not None and low is not None:
+            written.append(f"M{_n(x)} {_n(low)}V{_n(high)}M{_n(x - 3)} {_n(high)}h6M{_n(x - 3)} {_n(low)}h6")
+    return "".join(written)
+
+
+def _legend(series: Sequence[Series], styles: dict[str, int], y_axis: Axis) -> Markup | None:
+    entries: dict[str, Series] = {}
+    for s in series:
+        if s.label:
+            entries.setdefault(s.label, s)
+    if not entries or (len(entries) == 1 and len(series) == 1 and series[0].style != "limit"):
+        return None
+    items = []
+    for label, s in list(entries.items())[:16]:
+        hidden = s.style == "limit" and not any(y_axis.shows(y) for y in s.y)
+        style = styles[label]
+        kind = f"c{style % COLORS}" if s.style in {"line", "points"} else s.style
+        if s.style == "points":
+            sample = tag("path", class_=f"dots {kind}", d="M12 6h0")
+        else:
+            dash = _DASHES[(style // COLORS + style) % len(_DASHES)] if s.style == "line" else None
+            sample = tag("path", class_=f"curve {kind}", d="M0 6H24", stroke_dasharray=dash or None)
+        swatch = tag("svg", sample, viewBox="0 0 24 12", width=24, height=12, aria_hidden="true")
+        items.append(tag("li", swatch, text(f" {label}{' (beyond the axis)' if hidden else ''}")))
+    if len(entries) > 16:
+        items.append(tag("li", f"and {len(entries) - 16} more"))
+    return tag("ul", *items, class_="legend")
+
+
+def _n(value: float) -> str:
+    """A coordinate with a tenth of a pixel."""
+    return f"{value:.1f}".removesuffix(".0")

@@ -1,0 +1,65 @@
+"""Uses of a potential and what each of them requires: the one table behind the use matrix.
+
+A use requires suites (of class A, which need no reference, and of class B for the property itself), and a comparison
+with reference data in at least one suite that says something about this use.
+"""
+
+from dataclasses import dataclass
+
+#: What every use requires: a function of the atoms alone, without steps, that is additive over fragments.
+_FUNCTION = ("contract", "symmetry", "cutoff", "size")
+#: In addition whatever follows forces.
+_FORCES = (*_FUNCTION, "gradient")
+#: In addition what goes where training data are thin, and over long times.
+_DYNAMICS = (*_FORCES, "jacobian", "walls", "nve", "md")
+#: Reference data on forces near and off equilibrium.
+_FORCE_DATA = ("held_out", "softening")
+
+
+@dataclass(frozen=True)
+class Use:
+    """One row of the matrix.
+
+    Attributes
+    ----------
+    key, title
+        Short name for files, and the row's heading.
+    suites
+        All of them have to pass.
+    accuracy
+        At least one of them has to hold a comparison with a reference, and all such comparisons have to pass.
+    stress
+        Whether the use needs the stress; otherwise metrics of the stress do not count for it.
+    """
+
+    key: str
+    title: str
+    suites: tuple[str, ...]
+    accuracy: tuple[str, ...]
+    stress: bool = False
+
+
+USES = (
+    Use("energies", "Single-point energies, screening", _FUNCTION, ("held_out",)),
+    Use("relaxation", "Relaxation of atoms, fixed cell", (*_FORCES, "walls", "relaxation"), _FORCE_DATA),
+    Use(
+        "cell relaxation",
+        "Relaxation with the cell, equation of state",
+        (*_FORCES, "walls", "relaxation", "eos"),
+        ("eos",),
+        stress=True,
+    ),
+    Use("elastic", "Elastic constants", (*_FORCES, "relaxation", "elastic"), ("elastic",), stress=True),
+    Use("phonons", "Phonons, harmonic thermodynamics", (*_FORCES, "jacobian", "relaxation", "phonons"), ("phonons",)),
+    Use("defects", "Vacancies", (*_FORCES, "relaxation", "vacancy"), ("vacancy", *_FORCE_DATA)),
+    Use(
+        "adsorption",
+        "Surfaces and adsorption",
+        (*_FORCES, "walls", "relaxation", "surface", "adsorption"),
+        ("surface", "adsorption", *_FORCE_DATA),
+    ),
+    Use("barriers", "Reaction barriers", (*_FORCES, "jacobian", "walls", "relaxation", "barrier"), ("barrier",)),
+    Use("nve", "Molecular dynamics, NVE", _DYNAMICS, _FORCE_DATA),
+    Use("nvt", "Molecular dynamics, NVT", _DYNAMICS, _FORCE_DATA),
+    Use("npt", "Molecular dynamics, NPT", _DYNAMICS, (*_FORCE_DATA, "eos"), stress=True),
+)
