@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -74,7 +75,7 @@ def relaxed(
     sane = atoms.copy()
     volume = atoms.get_volume() if atoms.pbc.all() else 1.0
     try:
-        target = FrechetCellFilter(copy) if cell and atoms.pbc.all() else copy
+        target: Any = FrechetCellFilter(copy) if cell and atoms.pbc.all() else copy
         with BFGS(target, logfile=None, maxstep=0.1) as optimizer:
             for converged in optimizer.irun(fmax=fmax, steps=max_steps):
                 if not _is_sane(copy, volume=volume, size=_size(atoms)):
@@ -243,7 +244,7 @@ def _prototypes(elements: tuple[int, ...]) -> dict[str, Atoms]:
 
 def _scaled(atoms: Atoms, distance: float) -> Atoms:
     """A copy with the nearest distance `distance` (Å)."""
-    copy = atoms.copy()
+    copy: Atoms = atoms.copy()
     nearest = float(neighbor_list("d", copy, 1.01 * float(copy.cell.lengths().max())).min())
     copy.set_cell(copy.cell.array * distance / nearest, scale_atoms=True)
     return copy
