@@ -45,15 +45,16 @@ def conventional_cell(atoms: Atoms, *, tolerance: float = 1e-4) -> Atoms:
 
 
 def _standardized(atoms: Atoms, *, tolerance: float, to_primitive: bool) -> Atoms:
+    given: Atoms = atoms.copy()
     if atoms.info.get("charge") or (atoms.info.get("spin") or 1) != 1:
-        return atoms.copy()
+        return given
     found = _ask("standardize_cell", atoms, to_primitive=to_primitive, no_idealize=True, symprec=tolerance)
     if found is None:
-        return atoms.copy()
+        return given
     cell, scaled, numbers = found
     standard = Atoms(numbers, cell=cell, scaled_positions=scaled, pbc=True)
     if to_primitive and len(standard) == len(atoms):
-        return atoms.copy()  # nothing gained, and the user's own choice of cell is kept
+        return given  # nothing gained, and the user's own choice of cell is kept
     return standard
 
 

@@ -61,7 +61,7 @@ def bulk_modulus_of_energies(atoms: Atoms, calculator: Any, *, strain: float) ->
         energies.append(work.get_potential_energy())
     stencil = np.array([-1.0, 16.0, -30.0, 16.0, -1.0]) / 12.0
     curvature = float(stencil @ (np.array(energies) - energies[2])) / strain**2
-    return curvature / (9.0 * atoms.get_volume()) / units.GPa
+    return curvature / (9.0 * float(atoms.get_volume())) / float(units.GPa)
 
 
 def symmetric(constants: Array) -> Array:
@@ -100,7 +100,7 @@ def moduli(constants: Array) -> Moduli:
     except np.linalg.LinAlgError:
         s = np.full((6, 6), np.nan)
     diagonal, off, shear = _sums(c)
-    s_diagonal, s_off, s_shear = _sums(s)
+    s_diagonal, s_off, s_shear = _sums(np.asarray(s, dtype=np.float64))
     return Moduli(
         bulk_voigt=(diagonal + 2 * off) / 9,
         bulk_reuss=1 / (s_diagonal + 2 * s_off),

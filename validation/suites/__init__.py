@@ -10,9 +10,21 @@ NAMES: tuple[str, ...] = (
     "relaxation",
     "eos",
     "elastic",
+    "phonons",
 )
+
+
+#: Where those modules are.
+PACKAGE = "hydrapot.validation.suites"
+
+
+def load_suite(name: str) -> Suite:
+    """One suite."""
+    suite = import_module(f"{PACKAGE}.{name}").SUITE
+    assert isinstance(suite, Suite)  # noqa: S101 - for the type checker
+    return suite
 
 
 def load_suites() -> tuple[Suite, ...]:
     """All suites in their order."""
-    return tuple(import_module(f"hydrapot.validation.suites.{name}").SUITE for name in NAMES)
+    return tuple(load_suite(name) for name in NAMES)

@@ -170,7 +170,7 @@ def _scan(cell: Atoms, calculator: Any) -> dict[str, Any]:
 
 
 def _scaled(atoms: Atoms, ratio: float) -> Atoms:
-    scaled = atoms.copy()
+    scaled: Atoms = atoms.copy()
     scaled.set_cell(atoms.cell.array * ratio ** (1 / 3), scale_atoms=True)
     return scaled
 

@@ -10,7 +10,7 @@ from ase import Atoms, units
 from ase.calculators.calculator import PropertyNotImplementedError
 
 from hydrapot.validation.crystals import is_crystal, primitive_cell, space_group
-from hydrapot.validation.guarded import PotentialFailure, failed, guarded
+from hydrapot.validation.guarded import GuardedCalculator, PotentialFailure, failed, guarded
 from hydrapot.validation.metrics import Metric, Outcome, skipped
 from hydrapot.validation.preparation import relaxed
 from hydrapot.validation.suite import Context, Suite, Tier
@@ -51,7 +51,7 @@ def _structure(context: Context, name: str, atoms: Atoms) -> list[Metric]:
     try:
         # `relaxed` raises nothing; what the potential says to the structure as given names the reason.
         for quantity in ("forces", *(("stress",) if cell else ())):
-            calculator.get_property(quantity, atoms)
+            calculator.ask(quantity, atoms)
     except PotentialFailure as error:
         return [failed("largest force after relaxation", name, error, unit="eV/Å")]
     except PropertyNotImplementedError:
@@ -67,7 +67,7 @@ def _structure(context: Context, name: str, atoms: Atoms) -> list[Metric]:
     return metrics
 
 
-def _relax(context: Context, atoms: Atoms, calculator: object) -> tuple[Atoms, bool]:
+def _relax(context: Context, atoms: Atoms, calculator: GuardedCalculator) -> tuple[Atoms, bool]:
     fmax = context.limit("relaxation", "largest force after relaxation", _fmax(context))
     final, converged = relaxed(atoms, calculator, fmax=fmax, cell=is_crystal(atoms), max_steps=MAX_STEPS)
     final.calc = calculator
