@@ -1,7 +1,9 @@
 """What is validated: a head of a checkpoint, or any ASE calculator, in each precision that it is used in."""
 
+import contextlib
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
@@ -36,6 +38,7 @@ class SubjectSpec(BaseModel):
     elements: tuple[str, ...] = ()  # of a factory's calculator
     cutoff: float | None = None  # Å, of a factory's calculator; measured when absent
     receptive_field: float | None = None  # Å; measured when absent
+    resolution: float | None = None  # measured when absent
 
 
 @dataclass(frozen=True)
@@ -160,10 +163,14 @@ class CalculatorSubject(Subject):
         elements: tuple[str, ...] = (),
         cutoff: float | None = None,
         receptive_field: float | None = None,
+        resolution: float | None = None,
         sha256: str = "",
     ) -> None:
         self.factory = factory
-        calculator = factory()
+        try:
+            calculator = factory()
+        except Exception as error:
+            raise ConfigurationError(f"{name} raised {type(error).__name__}: {error}") from error
         if not isinstance(calculator, Calculator) and not hasattr(calculator, "get_potential_energy"):
             raise ConfigurationError(f"{name} returned {type(calculator).__name__}, not an ASE calculator")
         symbols = elements or tuple(getattr(calculator, "elements", ()) or ())
@@ -178,7 +185,9 @@ class CalculatorSubject(Subject):
         if receptive_field is None:
             receptive_field = find_receptive_field(calculator, self.elements, cutoff=self.cutoff)
         self.receptive_field = receptive_field
-        self.resolution = find_resolution(calculator, self.elements, cutoff=self.cutoff)
+        if resolution is None:
+            resolution = find_resolution(calculator, self.elements, cutoff=self.cutoff)
+        self.resolution = resolution
         self.precisions = ("native",)
 
     def calculator(self, precision: str | None = None) -> Calculator:
@@ -210,6 +219,7 @@ def open_subject(spec: SubjectSpec) -> Subject:
         elements=spec.elements,
         cutoff=spec.cutoff,
         receptive_field=spec.receptive_field,
+        resolution=spec.resolution,
         sha256=_hash(factory),
     )
 
@@ -242,8 +252,6 @@ def _hash(factory: Callable[[], Calculator]) -> str:
         source = Path(inspect.getfile(factory)).read_bytes()
     except (TypeError, OSError):
         source = repr(factory).encode()
-    try:
+    with contextlib.suppress(PackageNotFoundError):
         source += version(factory.__module__.partition(".")[0]).encode()
-    except PackageNotFoundError:
-        pass
     return hashlib.sha256(source).hexdigest()
