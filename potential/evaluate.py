@@ -92,11 +92,11 @@ def evaluate(
     leaf = graph.edge_vectors.detach().double().requires_grad_()
     leafed = graph.with_edge_vectors(leaf)
     with torch.enable_grad():
-        learned = (
-            network(leafed)
-            if network is not None
-            else potential.network_energies(leafed, head=head, message_sum=fastest_message_sum(leaf.device))
-        )
+        if network is not None:
+            learned = network(leafed)
+        else:
+            fastest = fastest_message_sum(leaf.device, potential.dtype)
+            learned = potential.network_energies(leafed, head=head, message_sum=fastest)
         interaction = learned + potential.repulsion(leafed)
         (gradient,) = torch.autograd.grad(interaction.sum(), leaf)
     interaction = interaction.detach()

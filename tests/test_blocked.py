@@ -87,6 +87,6 @@ def test_a_second_derivative_is_refused_rather_than_wrong():
         torch.autograd.grad(energy, leaf, create_graph=True)
 
 
-def test_only_cpus_get_blocks():
-    assert fastest_message_sum(torch.device("cpu")) is BlockedMessageSum
-    assert fastest_message_sum(torch.device("cuda")) is DenseMessageSum
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cpus_get_blocks(dtype: torch.dtype):
+    assert fastest_message_sum(torch.device("cpu"), dtype) is BlockedMessageSum

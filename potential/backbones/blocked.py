@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hydrapot.potential.backbones.fused import FusedMessageSum, is_usable
 from hydrapot.potential.backbones.painn import DenseMessageSum, MessageSum
 from hydrapot.potential.edges import swap_edges
 from hydrapot.potential.graph import Graph
@@ -36,12 +37,15 @@ from hydrapot.potential.graph import Graph
 BLOCK_BYTES = 1 << 20
 
 
-def fastest_message_sum(device: torch.device) -> type[MessageSum]:
-    """The message sum for evaluation without double backward on `device`.
+def fastest_message_sum(device: torch.device, dtype: torch.dtype) -> type[MessageSum]:
+    """The message sum for evaluation without double backward on `device`, with a network in `dtype`.
 
-    A GPU hides memory latency behind many threads and pays for every kernel launch: it gets the dense form.
+    A GPU has no caches to block for and pays for every kernel launch: it gets the fused kernels, or the dense form
+    where they do not run.
     """
-    return BlockedMessageSum if device.type == "cpu" else DenseMessageSum
+    if device.type == "cpu":
+        return BlockedMessageSum
+    return FusedMessageSum if is_usable(device, dtype) else DenseMessageSum
 
 
 class BlockedMessageSum:
