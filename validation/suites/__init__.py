@@ -11,6 +11,9 @@ NAMES: tuple[str, ...] = (
     "eos",
     "elastic",
     "phonons",
+    "softening",
+    "held_out",
+    "uncertainty",
 )
 
 
