@@ -22,6 +22,9 @@ VERBS = {
     "split": "hydrapot.cli.split:split",
     "train": "hydrapot.cli.train:train",
     "card": "hydrapot.cli.train:card",
+    "verify": "hydrapot.cli.verify:verify",
+    "key": "hydrapot.cli.verify:key",
+    "compare": "hydrapot.cli.compare:compare",
 }
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from hydrapot.validation.document import Document
 from hydrapot.validation.domain import Domain
 from hydrapot.validation.margin import margin, worst
 from hydrapot.validation.metrics import Metric, Outcome, Verdict
@@ -150,6 +151,26 @@ class _Findings:
         return Cell(color, reasons, tuple(dict.fromkeys(self.gaps)), sound)
 
 
+def matrix_of(document: Document) -> UseMatrix:
+    """The matrix of a results document."""
+    outcomes = {record.name: found for record in document.suites if (found := record.found) is not None}
+    without = {r.name: r.reason or r.verdict for r in document.suites if r.outcome is None}
+    return use_matrix(
+        outcomes,
+        precisions=precisions_of(document),
+        engines=document.settings.engines,
+        categories={record.name: record.category for record in document.suites},
+        errors={name: f"not tested: {reason}" for name, reason in without.items()},
+        domain=Domain.model_validate(document.settings.domain),
+    )
+
+
+def precisions_of(document: Document) -> tuple[str, ...]:
+    """Precisions with a column: that in which the suites ran, then those that were asked for and exist."""
+    reference, *others = document.subject.precisions
+    return (reference, *(p for p in document.settings.precisions if p in others))
+
+
 def use_matrix(
     outcomes: Mapping[str, Outcome],
     *,
@@ -214,7 +235,7 @@ class _Requirements:
     def _suite(self, findings: _Findings, use: Use, suite: str) -> None:
         outcome = self.outcomes.get(suite)
         if outcome is None:
-            findings.untested.append(f"{suite}: {self.errors.get(suite, 'not part of this validation')}")
+            findings.untested.append(f"{suite}: {self.errors.get(suite, 'not tested: not part of this validation')}")
             return
         metrics = [self._for_use(use, suite, m) for m in _relevant(use, outcome.metrics)]
         metrics = [m for m in metrics if (suite, m.name) not in _INFORMATIVE]
@@ -236,18 +257,23 @@ class _Requirements:
             (findings.untested if whole and self.categories.get(suite, "A") == "A" else findings.gaps).append(statement)
 
     def _accuracy(self, findings: _Findings, use: Use) -> None:
-        """At least one comparison with reference data, and none that speaks against the use."""
+        """A comparison with reference data for everything that the use asks for, and none that speaks against it."""
         compared = [
             (suite, m)
             for suite in use.accuracy
             for m in (self.outcomes[suite].metrics if suite in self.outcomes else ())
-            if m.level_of_theory and m.verdict not in {None, Verdict.NOT_APPLICABLE} and _concerns(use, m)
+            if m.level_of_theory and m.value is not None and _concerns(use, m)
         ]
-        if not compared:
-            suites = " or ".join(use.accuracy)
-            findings.uncompared.append(f"accuracy: no reference data were compared ({suites})")
-        for suite in dict.fromkeys(s for s, _ in compared if s not in use.suites):
-            findings.judge(suite, [m for s, m in compared if s == suite])
+        limited = [(suite, m) for suite, m in compared if m.verdict is not None]
+        for words in use.compared:
+            if any(word in m.name for _, m in limited for word in words):
+                continue
+            what = f"{' or '.join(words)}: " if words != ("",) else ""
+            free = [f"{s}, {m.name} {m.value:.3g} {m.unit}" for s, m in compared if any(w in m.name for w in words)]
+            why = f"compared without a limit ({_listed(free)})" if free else "no reference data were compared"
+            findings.uncompared.append(f"accuracy: {what}{why} ({', '.join(use.accuracy)})")
+        for suite in dict.fromkeys(s for s, _ in limited if s not in use.suites):
+            findings.judge(suite, [m for s, m in limited if s == suite])
 
     def _precision(self, findings: _Findings, use: Use, precision: str) -> None:
         label = f"{_BY_PRECISION} ({precision})"

@@ -27,7 +27,9 @@ class Use:
     suites
         All of them have to pass.
     accuracy
-        At least one of them has to hold a comparison with a reference, and all such comparisons have to pass.
+        Suites that compare with reference data; all such comparisons have to pass.
+    compared
+        What has to be among those comparisons: one for each group, whose name contains one of the group's words.
     stress
         Whether the use needs the stress; otherwise metrics of the stress do not count for it.
     """
@@ -36,17 +38,22 @@ class Use:
     title: str
     suites: tuple[str, ...]
     accuracy: tuple[str, ...]
+    compared: tuple[tuple[str, ...], ...] = (("",),)
     stress: bool = False
 
 
+_FORCE = ("force",)
+_VOLUME = ("Δ", "stress", "volume")
+
 USES = (
-    Use("energies", "Single-point energies, screening", _FUNCTION, ("held_out",)),
-    Use("relaxation", "Relaxation of atoms, fixed cell", (*_FORCES, "walls", "relaxation"), _FORCE_DATA),
+    Use("energies", "Single-point energies, screening", _FUNCTION, ("held_out",), (("energy",),)),
+    Use("relaxation", "Relaxation of atoms, fixed cell", (*_FORCES, "walls", "relaxation"), _FORCE_DATA, (_FORCE,)),
     Use(
         "cell relaxation",
         "Relaxation with the cell, equation of state",
         (*_FORCES, "walls", "relaxation", "eos"),
-        ("eos",),
+        ("eos", "held_out"),
+        (_VOLUME,),
         stress=True,
     ),
     Use("elastic", "Elastic constants", (*_FORCES, "relaxation", "elastic"), ("elastic",), stress=True),
@@ -59,7 +66,7 @@ USES = (
         ("surface", "adsorption", *_FORCE_DATA),
     ),
     Use("barriers", "Reaction barriers", (*_FORCES, "jacobian", "walls", "relaxation", "barrier"), ("barrier",)),
-    Use("nve", "Molecular dynamics, NVE", _DYNAMICS, _FORCE_DATA),
-    Use("nvt", "Molecular dynamics, NVT", _DYNAMICS, _FORCE_DATA),
-    Use("npt", "Molecular dynamics, NPT", _DYNAMICS, (*_FORCE_DATA, "eos"), stress=True),
+    Use("nve", "Molecular dynamics, NVE", _DYNAMICS, _FORCE_DATA, (_FORCE,)),
+    Use("nvt", "Molecular dynamics, NVT", _DYNAMICS, _FORCE_DATA, (_FORCE,)),
+    Use("npt", "Molecular dynamics, NPT", _DYNAMICS, ("eos", *_FORCE_DATA), (_FORCE, _VOLUME), stress=True),
 )

@@ -29,13 +29,13 @@ def join(*parts: object) -> Markup:
     return Markup("".join(text(part) for part in parts if part is not None))
 
 
-def tag(name: str, *content: object, **attributes: object) -> Markup:
+def tag(element: str, /, *content: object, **attributes: object) -> Markup:
     """An element.
 
     Parameters
     ----------
-    name
-        Of the element.
+    element
+        Its name.
     content
         Elements or text; None is left out.
     attributes
@@ -48,7 +48,7 @@ def tag(name: str, *content: object, **attributes: object) -> Markup:
             continue
         attribute = key.rstrip("_").replace("_", "-")
         written.append(f' {attribute}="{text(attribute if value is True else value)}"')
-    opening = f"{name}{''.join(written)}"
-    if name in VOID and not content:
+    opening = f"{element}{''.join(written)}"
+    if element in VOID and not content:
         return Markup(f"<{opening}/>")
-    return Markup(f"<{opening}>{join(*content)}</{name}>")
+    return Markup(f"<{opening}>{join(*content)}</{element}>")
