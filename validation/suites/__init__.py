@@ -7,6 +7,7 @@ from hydrapot.validation.suite import Suite
 #: Class A first: what fails there makes an accuracy meaningless.
 NAMES: tuple[str, ...] = (
     "nve",
+    "md",
     "relaxation",
     "eos",
     "elastic",

@@ -149,7 +149,7 @@ class _Structure:
             return {"positions": atoms.positions.tolist(), "velocities": atoms.get_velocities().tolist()}
 
         kept = self.context.piece(f"nve start {self.name} {seed} {self.plan}", compute)
-        atoms = self.atoms.copy()
+        atoms: Atoms = self.atoms.copy()
         atoms.positions[:] = kept["positions"]
         atoms.set_velocities(kept["velocities"])
         atoms.calc = self.calculator
