@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from hydrapot.cli.reporting import ERROR, explain, listen, say
+from hydrapot.cli.reporting import ERROR, MISUSE, explain, listen, say
 
 #: Verb → module and function.
 VERBS = {
@@ -22,10 +22,14 @@ VERBS = {
     "split": "hydrapot.cli.split:split",
     "train": "hydrapot.cli.train:train",
     "card": "hydrapot.cli.train:card",
+    "validate": "hydrapot.cli.validate:validate",
     "verify": "hydrapot.cli.verify:verify",
     "key": "hydrapot.cli.verify:key",
     "compare": "hydrapot.cli.compare:compare",
 }
+
+#: Verbs whose exit code 1 is a verdict; an error is 2 there.
+_JUDGES = {"validate", "verify", "compare"}
 
 
 def _show_version(wanted: bool) -> None:
@@ -70,10 +74,12 @@ def app_main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with its exit code.
 
     0 is success, 1 input that has no answer, 2 a command line that makes no sense, 3 a run that had to stop or did not
-    converge, 130 and 143 a run ended by Ctrl-C and by SIGTERM.
+    converge, 130 and 143 a run ended by Ctrl-C and by SIGTERM. Of verbs that judge, 1 is a FAIL, 2 any error, and 3 no
+    statement either way.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments  # in any place, also after the verb
+    judges = next((a for a in arguments if not a.startswith("-")), None) in _JUDGES
     listen()
     try:
         build_app()(args=[argument for argument in arguments if argument != "--debug"], prog_name="hydrapot")
@@ -83,7 +89,7 @@ def app_main(arguments: Sequence[str] | None = None) -> None:
             raise
         if explained is None:
             say(f"error: {type(error).__name__}: {error} (a defect of hydrapot: --debug shows where)")
-            sys.exit(ERROR)
+            sys.exit(MISUSE if judges else ERROR)
         code, line = explained
         say(f"error: {line}")
-        sys.exit(code)
+        sys.exit(MISUSE if judges else code)

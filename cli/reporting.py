@@ -6,9 +6,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-#: Input that has no answer; a run that had to stop, or did not converge. (2 is typer's, for a command line that makes
-#: no sense; 130 and 143 are a run ended by Ctrl-C and by SIGTERM.)
-ERROR, STOPPED = 1, 3
+#: Input that has no answer; a command line that makes no sense (typer's, too); a run that had to stop, or did not
+#: converge. (130 and 143 are a run ended by Ctrl-C and by SIGTERM.)
+ERROR, MISUSE, STOPPED = 1, 2, 3
 INTERRUPTED = {"SIGINT": 130, "SIGTERM": 143}
 
 
