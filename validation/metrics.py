@@ -120,20 +120,18 @@ def skipped(name: str, subject: str, reason: str, *, unit: str = "") -> Metric:
 
 
 def from_checks(checks: Iterable[CheckResult]) -> list[Metric]:
-    """Results of the contract's checks as metrics; which way a limit goes is read from what passed."""
+    """Results of the contract's checks as metrics."""
     return [_from_check(check) for check in checks]
 
 
 def _from_check(check: CheckResult) -> Metric:
-    # `at_least` is used for exponents only; at_most(x, x) and at_least(x, x) both pass.
-    at_least = check.unit.startswith("power") or check.detail.startswith("at least")
     return Metric(
         check.name,
         check.subject,
         check.measured,
         check.unit,
-        lower=check.limit if at_least else None,
-        upper=None if at_least else check.limit,
+        lower=check.limit if check.is_lower else None,
+        upper=None if check.is_lower else check.limit,
         detail=check.detail,
     )
 

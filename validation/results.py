@@ -20,6 +20,8 @@ class CheckResult:
         Whether the limit is kept. A number that could not be measured never passes.
     detail
         One line: which way the limit goes, where the worst value was, what could not be resolved.
+    is_lower
+        Whether the limit is a lower one.
     """
 
     name: str
@@ -29,6 +31,7 @@ class CheckResult:
     unit: str
     passed: bool
     detail: str = ""
+    is_lower: bool = False
 
     def __str__(self) -> str:
         verdict = "pass" if self.passed else "FAIL"
@@ -44,7 +47,7 @@ def at_most(name: str, subject: str, measured: float, limit: float, unit: str, d
 
 def at_least(name: str, subject: str, measured: float, limit: float, unit: str, detail: str = "") -> CheckResult:
     """Result of a check that holds while ``measured >= limit``; NaN fails."""
-    return CheckResult(name, subject, float(measured), limit, unit, bool(measured >= limit), detail)
+    return CheckResult(name, subject, float(measured), limit, unit, bool(measured >= limit), detail, is_lower=True)
 
 
 def unmeasured(name: str, subject: str, limit: float, unit: str, reason: str) -> CheckResult:
