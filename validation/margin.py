@@ -43,7 +43,7 @@ def margin(metric: Metric) -> str:
     if math.isinf(used):
         return "beyond any limit"
     if metric.lower is not None and metric.upper is not None:
-        return f"{100 * used:.0f} % of the way to a limit" if used <= 1 else f"{_times(used)} the half-width"
+        return f"{100 * used:.0f} % of the way" if used <= 1 else f"{_times(used)} the half-width"
     if used <= 0.995:
         return "< 1 % of the limit" if 0 < used < 0.01 else f"{100 * used:.0f} % of the limit"
     return "at the limit" if used <= 1.005 else f"{_times(used)} the limit"

@@ -20,6 +20,9 @@ from hydrapot.validation.uses import USES, Use
 
 #: Numbers that are reported and decide nothing, measured or not.
 _INFORMATIVE = {("nve", "shadow energy slope at twice the step")}
+_ENGINES = {"ase": "ASE", "lammps": "LAMMPS", "openmm": "OpenMM"}
+#: In the names of metrics that concern the stress.
+_STRESS_WORDS = ("stress", "strain", "virial", "pressure", "compression")
 #: Suites whose metrics belong to a column each, not to all.
 _BY_PRECISION, _BY_ENGINE = "precision", "parity"
 
@@ -48,7 +51,7 @@ class Column:
     @property
     def title(self) -> str:
         """Heading."""
-        return f"{self.engine} {self.precision}".strip()
+        return f"{_ENGINES.get(self.engine, self.engine)} {self.precision}".strip()
 
 
 @dataclass(frozen=True)
@@ -224,6 +227,7 @@ class _Requirements:
         findings = _Findings()
         for suite in use.suites:
             self._suite(findings, use, suite)
+        self._measured(findings, use)
         self._accuracy(findings, use)
         if column.precision not in {"", reference}:
             self._precision(findings, use, column.precision)
@@ -255,6 +259,18 @@ class _Requirements:
             statement = f"{label}, {name}: {_listed(dict.fromkeys(f'{m.subject}: {m.detail}' for m in missing))}"
             whole = len(missing) == len(group)
             (findings.untested if whole and self.categories.get(suite, "A") == "A" else findings.gaps).append(statement)
+
+    def _measured(self, findings: _Findings, use: Use) -> None:
+        """What the use cannot do without, and a suite may leave out for want of a stress or of a crystal."""
+        needed = [(suite, (name,)) for suite, name in use.measured]
+        needed += [("gradient", _STRESS_WORDS)] if use.stress else []
+        for suite, words in needed:
+            outcome = self.outcomes.get(suite)
+            if outcome is None:
+                continue  # said already
+            found = [m for m in outcome.metrics if any(word in m.name.lower() for word in words)]
+            if not any(m.verdict not in {None, Verdict.NOT_APPLICABLE} for m in found):
+                findings.untested.append(f"{suite}: {words[0]} was not tested")
 
     def _accuracy(self, findings: _Findings, use: Use) -> None:
         """A comparison with reference data for everything that the use asks for, and none that speaks against it."""
@@ -299,7 +315,7 @@ def _relevant(use: Use, metrics: Iterable[Metric]) -> list[Metric]:
 
 def _concerns(use: Use, metric: Metric) -> bool:
     """Whether a metric counts for a use: those of the stress only where a stress is needed."""
-    return use.stress or not any(word in metric.name.lower() for word in ("stress", "strain", "virial", "pressure"))
+    return use.stress or not any(word in metric.name.lower() for word in _STRESS_WORDS)
 
 
 def _names_engine(metric: Metric, engine: str) -> bool:

@@ -31,7 +31,9 @@ class Use:
     compared
         What has to be among those comparisons: one for each group, whose name contains one of the group's words.
     stress
-        Whether the use needs the stress; otherwise metrics of the stress do not count for it.
+        Whether the use needs the stress: it must have been tested then. Otherwise metrics of it do not count.
+    measured
+        Suite and metric that must have been measured, where the suite alone would not tell.
     """
 
     key: str
@@ -40,6 +42,7 @@ class Use:
     accuracy: tuple[str, ...]
     compared: tuple[tuple[str, ...], ...] = (("",),)
     stress: bool = False
+    measured: tuple[tuple[str, str], ...] = ()
 
 
 _FORCE = ("force",)
@@ -68,5 +71,13 @@ USES = (
     Use("barriers", "Reaction barriers", (*_FORCES, "jacobian", "walls", "relaxation", "barrier"), ("barrier",)),
     Use("nve", "Molecular dynamics, NVE", _DYNAMICS, _FORCE_DATA, (_FORCE,)),
     Use("nvt", "Molecular dynamics, NVT", _DYNAMICS, _FORCE_DATA, (_FORCE,)),
-    Use("npt", "Molecular dynamics, NPT", _DYNAMICS, ("eos", *_FORCE_DATA), (_FORCE, _VOLUME), stress=True),
+    Use(
+        "npt",
+        "Molecular dynamics, NPT",
+        _DYNAMICS,
+        ("eos", *_FORCE_DATA),
+        (_FORCE, _VOLUME),
+        stress=True,
+        measured=(("md", "density after compression"),),
+    ),
 )

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from hydrapot.validation.report.numbers import number
 
 
+#: What an exploded run reaches is not drawn: differences of such numbers overflow.
+_HUGE = 1e300
+
+
 @dataclass(frozen=True)
 class Axis:
     """One axis.
@@ -32,7 +36,7 @@ class Axis:
 
     def place(self, value: float) -> float | None:
         """Where a value is on paper; None for one that cannot be drawn."""
-        if not math.isfinite(value) or (self.log and value <= 0):
+        if not abs(value) < _HUGE or (self.log and value <= 1.0 / _HUGE):
             return None
         low, high, at = (math.log10(x) if self.log else x for x in (self.low, self.high, value))
         return self.start + (at - low) / (high - low) * (self.end - self.start)
@@ -53,7 +57,7 @@ def make_axis(
     n_ticks: int = 5,
 ) -> Axis:
     """An axis that shows `values`, with round ticks unless `ticks` are given; `tight` leaves no room at the ends."""
-    finite = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
+    finite = [v for v in values if abs(v) < _HUGE and (v > 1.0 / _HUGE or not log)]
     low, high = (min(finite), max(finite)) if finite else (1.0, 10.0)
     if log:
         return _log_axis(low, high, start=start, end=end)
@@ -72,13 +76,7 @@ def _log_axis(low: float, high: float, *, start: float, end: float) -> Axis:
         first, last = first - 1, last + 1
     step = max(1, math.ceil((last - first) / 6))
     powers = range(first, last + 1, step)
-    # 10.0**p overflows beyond 308, which is what an exploded run can reach.
-    first, last = max(first, -300), min(last, 300)
-    ticks = [
-        (10.0**p, number(10.0**p) if -3 < p < 4 else number(10.0**p).removeprefix("1×"))
-        for p in powers
-        if abs(p) <= 300
-    ]
+    ticks = [(10.0**p, number(10.0**p) if -3 < p < 4 else f"10{number(10.0**p).rpartition('10')[2]}") for p in powers]
     return Axis(10.0**first, 10.0**last, start, end, log=True, ticks=ticks)
 
 

@@ -133,9 +133,11 @@ def _answers(matrix: UseMatrix) -> Markup:
         best = min(cells, key=_rank)
         chosen = [c.title for c, cell in zip(matrix.columns, cells, strict=True) if cell.color is best.color]
         where = f" ({', '.join(chosen)})" if len(chosen) < len(cells) and best.color is Color.GREEN else ""
-        groups[best.color.value].append(tag("li", f"{use.title}{where}{' (sound)' if best.sound else ''}"))
+        groups[best.color.value].append(
+            tag("li", f"{use.title}{where}{' (runs soundly, accuracy not compared)' if best.sound else ''}")
+        )
     headings = {
-        "green": "✓ May be used for",
+        "green": "✓ May be used for, within the domain above",
         "red": "✗ Not for",
         "amber": "? Unclear for",
         "grey": "– Not shown for",

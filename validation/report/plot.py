@@ -29,7 +29,11 @@ def figure(drawn: Figure) -> Markup:
             tag("title", drawn.title),
             tag("desc", describe(drawn)),
             _frame(drawn, x_axis, y_axis),
-            *(_draw(series, styles[series.label], x_axis, y_axis) for series in drawn.series),
+            # A reference lies on top of the cloud that it is there to judge.
+            *(
+                _draw(s, styles[s.label], x_axis, y_axis)
+                for s in sorted(drawn.series, key=lambda s: s.style == "reference")
+            ),
             viewBox=f"0 0 {WIDTH} {HEIGHT}",
             role="img",
             aria_label=f"{drawn.title}. {describe(drawn)}",
@@ -138,7 +142,8 @@ def _draw(series: Series, style: int, x_axis: Axis, y_axis: Axis) -> Markup:
     if series.style == "points":
         stride = max(1, math.ceil(len(points) / (4 * MAX_POINTS)))
         dots = "".join(f"M{_n(x)} {_n(y)}h0" for x, y in points[::stride] if x is not None and y is not None)
-        parts.append(tag("path", class_=f"dots {kind}", d=dots))
+        crowded = "0.45" if len(points) > 200 else None
+        parts.append(tag("path", class_=f"dots {kind}", d=dots, stroke_opacity=crowded))
     else:
         dash = _DASHES[(style // COLORS + style) % len(_DASHES)] if series.style == "line" else None
         parts.append(tag("path", class_=f"curve {kind}", d=_path(_thinned(points)), stroke_dasharray=dash or None))

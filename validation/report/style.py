@@ -13,7 +13,7 @@ STYLE: Final = """
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
 body{margin:0 auto;max-width:68rem;padding:1.5rem 1.25rem 4rem;background:var(--paper);color:var(--ink);
-font:1rem/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;overflow-wrap:anywhere}
+font:1rem/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;overflow-wrap:break-word}
 h1{font-size:1.6rem;line-height:1.25;margin:0}h2{font-size:1.25rem;margin:2.6rem 0 .6rem;line-height:1.3}
 h3{font-size:1rem;margin:1.4rem 0 .4rem}p{margin:.4rem 0}a{color:var(--link)}
 .soft,figcaption,.legend{color:var(--soft)}.small{font-size:.875rem}code{font-size:.875em}
@@ -23,7 +23,7 @@ h1 .verdict{font-size:1.1rem;vertical-align:.15rem;margin-right:.4rem}h2 .verdic
 .green,.PASS{background:var(--green);color:var(--green-ink)}.amber,.INCONCLUSIVE{background:var(--amber);color:var(--amber-ink)}
 .red,.FAIL,.ERROR{background:var(--red);color:var(--red-ink)}.grey,.N-A,.none{background:var(--grey);color:var(--grey-ink)}
 dl.facts{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.1rem;margin:1rem 0;font-size:.9375rem}
-dl.facts dt{color:var(--soft)}dl.facts dd{margin:0}
+dl.facts dt{color:var(--soft)}dl.facts dd{margin:0;overflow-wrap:anywhere}
 .answers{display:grid;grid-template-columns:repeat(auto-fit,minmax(14rem,1fr));gap:.75rem;margin:1rem 0}
 .answers section{border-radius:.5rem;padding:.7rem .9rem}.answers h3{margin:0 0 .2rem;font-size:.95rem}
 .answers ul{margin:0;padding-left:1.1rem;font-size:.9375rem}
@@ -44,7 +44,7 @@ font-weight:600;line-height:1.2;overflow-wrap:normal}
 .key span{border-radius:.25rem;padding:.05rem .45rem;font-weight:600;margin-right:.35rem;white-space:nowrap}
 details{margin:.6rem 0}summary{cursor:pointer;color:var(--link)}details ul{margin:.3rem 0;padding-left:1.2rem;font-size:.9rem}
 .bar{display:inline-block;position:relative;width:5.5rem;height:.55rem;border:1px solid var(--soft);border-radius:.2rem;
-overflow:hidden;vertical-align:middle;margin-right:.5rem}.bar i{position:absolute;inset:0 auto 0 0;background:var(--soft)}
+overflow:hidden;vertical-align:middle;margin-right:.5rem}.margin{white-space:nowrap}.bar i{position:absolute;inset:0 auto 0 0;background:var(--soft)}
 article{border-top:2px solid var(--rule);margin-top:2.2rem}article h2{margin-top:1rem}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:1rem;margin:1rem 0}
 figure{margin:0;background:var(--panel);border-radius:.5rem;padding:.7rem .7rem .5rem;break-inside:avoid;max-width:36rem}
@@ -61,13 +61,13 @@ footer{margin-top:3rem;border-top:1px solid var(--rule);color:var(--soft);font-s
 dl.facts{grid-template-columns:1fr;gap:0}dl.facts dd{margin-bottom:.35rem}
 .stack thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .stack,.stack tbody{display:block}.stack tr{display:block;border-bottom:1px solid var(--rule);padding:.5rem 0}
-.stack td,.stack th{display:flex;gap:.6rem;border:0;padding:.06rem 0;white-space:normal}
-.stack td:empty{display:none}
-.stack td::before{content:attr(data-label);color:var(--soft);flex:0 0 5.6rem;font-size:.8125rem;padding-top:.1rem}
+.stack td,.stack th{display:block;border:0;padding:.06rem 0;white-space:normal;overflow-wrap:anywhere}
+.stack td{position:relative;padding-left:6rem;min-height:1.4rem}.stack td:empty{display:none}
+.stack td::before{content:attr(data-label);color:var(--soft);position:absolute;left:0;font-size:.8125rem;padding-top:.1rem}
 .matrix{min-width:0}.matrix tbody th{min-width:0;width:auto;display:block;padding-bottom:.1rem}
 .matrix,.matrix tbody{display:block}.matrix thead{display:none}
-.matrix tr{display:flex;flex-wrap:wrap;gap:3px;padding:.4rem 0}.matrix tbody th{flex:1 0 100%}
-.matrix td{flex:1 1 4.4rem}.matrix td::before{content:attr(data-label);display:block;font-weight:400;font-size:.72rem}}
+.matrix tr{display:grid;grid-template-columns:repeat(auto-fill,minmax(4.6rem,1fr));gap:3px;padding:.4rem 0}
+.matrix tbody th{grid-column:1/-1}.matrix td{min-width:0}.matrix td::before{content:attr(data-label);display:block;font-weight:400;font-size:.72rem}}
 @media print{:root{--ink:#000;--soft:#444;--paper:#fff;--panel:#fff;--rule:#bbb;--green:#d8f0dc;--green-ink:#0f5a26;
 --amber:#fdeabf;--amber-ink:#6b4700;--red:#fbd9d5;--red-ink:#8f1710;--grey:#e9ebee;--grey-ink:#48515b;
 --c0:#1f5fa8;--c1:#c2540a;--c2:#2f7d32;--c3:#8e3b9e;--c4:#8a6500;--c5:#00757d}

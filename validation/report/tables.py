@@ -1,6 +1,7 @@
 """Tables of the report: the use matrix, the list of suites, the metrics of a suite."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from hydrapot.validation.margin import margin, share
 from hydrapot.validation.metrics import Metric, Verdict
@@ -9,11 +10,13 @@ from hydrapot.validation.report.numbers import interval, limit, quantity
 from hydrapot.validation.usematrix import Cell, Color, UseMatrix
 from hydrapot.validation.uses import USES
 
+_TITLES = ("Quantity", "Of", "Value", "95 % interval", "Limit", "Verdict", "Remark")
+_ALWAYS = {"Quantity", "Value", "Verdict"}
 _MARKS = {Color.GREEN: "✓", Color.RED: "✗", Color.AMBER: "?", Color.GREY: "–"}
 _SIGNS = {"PASS": "✓", "FAIL": "✗", "INCONCLUSIVE": "?", "N-A": "–", "ERROR": "!"}
 _ORDER = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS, None, Verdict.NOT_APPLICABLE)
-#: Rows that stand open in a table of metrics, and at most in the page: the rest is in results.json.
-OPEN_ROWS, MAX_ROWS = 12, 400
+#: Rows of a table that stands open as a whole, and rows behind a summary: the rest is in results.json.
+OPEN_ROWS, MAX_ROWS = 8, 400
 
 
 def badge(verdict: str) -> Markup:
@@ -107,24 +110,29 @@ def metric_cell(metric: Metric | None) -> Markup:
 def margin_cell(metric: Metric | None) -> Markup:
     """How much of the limit the worst metric uses up: a bar up to the limit, and words."""
     words = margin(metric) if metric is not None else ""
-    if metric is None or not words:
+    if metric is None or metric.value is None:
         return tag("td", data_label="margin")
+    if not words:  # a limit of zero has no shares
+        return tag("td", f"{quantity(metric.value, metric.unit)}, limit {limit(metric)}", data_label="margin")
     used = min(share(metric) or 0.0, 1.0)
     bar = tag("span", tag("i", style=f"width:{100 * used:.0f}%"), class_="bar", aria_hidden="true")
-    return tag("td", bar, words, data_label="margin")
+    return tag("td", bar, tag("span", words, class_="margin"), data_label="margin")
 
 
 def metrics_tables(metrics: Sequence[Metric]) -> Markup:
-    """What matters first and open, the rest behind a summary."""
+    """Open: what failed or is unclear, and of every quantity what is nearest to its limit; the rest behind a summary."""
     ordered = [m for verdict in _ORDER for m in _by_share(metrics, verdict)]
-    serious = sum(m.verdict in {Verdict.FAIL, Verdict.INCONCLUSIVE} for m in ordered)
-    shown = len(ordered) if len(ordered) <= OPEN_ROWS + 3 else min(max(serious, OPEN_ROWS), 3 * OPEN_ROWS)
-    parts = [_metrics_table(ordered[:shown])]
-    rest = ordered[shown:MAX_ROWS]
-    if rest:
-        parts.append(tag("details", tag("summary", f"{len(rest)} more ({_counts(rest)})"), _metrics_table(rest)))
-    if len(ordered) > MAX_ROWS:
-        left = ordered[MAX_ROWS:]
+    if len(ordered) <= OPEN_ROWS:
+        return _metrics_table(ordered)
+    shown, rest = [], []
+    for metric in ordered:
+        serious = metric.verdict in {Verdict.FAIL, Verdict.INCONCLUSIVE} and len(shown) < 2 * OPEN_ROWS
+        (shown if serious or metric.name not in {m.name for m in shown} else rest).append(metric)
+    parts = [_metrics_table(shown)]
+    if rest[:MAX_ROWS]:
+        hidden = rest[:MAX_ROWS]
+        parts.append(tag("details", tag("summary", f"{len(hidden)} more ({_counts(hidden)})"), _metrics_table(hidden)))
+    if left := rest[MAX_ROWS:]:
         parts.append(tag("p", f"{len(left)} further rows ({_counts(left)}) are in results.json.", class_="soft small"))
     return join(*parts)
 
@@ -140,24 +148,33 @@ def _counts(metrics: Sequence[Metric]) -> str:
 
 
 def _metrics_table(metrics: Sequence[Metric]) -> Markup:
-    titles = ("Quantity", "Of", "Value", "95 % interval", "Limit", "Verdict", "Remark")
-    head = tag("thead", tag("tr", *(tag("th", title, scope="col") for title in titles)))
-    body = tag("tbody", *(_metric_row(metric) for metric in metrics))
-    return tag("div", tag("table", head, body, class_="stack"), class_="scroll")
+    """A table without the columns that would be empty."""
+    rows = [_metric_row(metric) for metric in metrics]
+    used = [k for k, title in enumerate(_TITLES) if title in _ALWAYS or any(row[k].content for row in rows)]
+    head = tag("thead", tag("tr", *(tag("th", _TITLES[k], scope="col") for k in used)))
+    body = (
+        tag("tr", *(tag("td", row[k].content, class_=row[k].style, data_label=_TITLES[k].lower()) for k in used))
+        for row in rows
+    )
+    return tag("div", tag("table", head, tag("tbody", *body), class_="stack"), class_="scroll")
 
 
-def _metric_row(metric: Metric) -> Markup:
+class _Field(NamedTuple):
+    content: str
+    style: str | None = None
+
+
+def _metric_row(metric: Metric) -> list[_Field]:
     level = f"against {metric.level_of_theory}" if metric.level_of_theory else ""
     remark = "; ".join(part for part in (metric.detail, level) if part)
     subject = ", ".join(part for part in (metric.subject, metric.precision) if part)
     verdict = badge(metric.verdict.value) if metric.verdict else tag("span", "no limit", class_="soft small")
-    return tag(
-        "tr",
-        tag("td", tag("strong", metric.name), data_label="quantity"),
-        tag("td", subject, data_label="of"),
-        tag("td", quantity(metric.value, metric.unit), class_="number", data_label="value"),
-        tag("td", interval(metric), class_="number", data_label="interval"),
-        tag("td", limit(metric), class_="number", data_label="limit"),
-        tag("td", verdict, data_label="verdict"),
-        tag("td", remark, class_="small", data_label="remark"),
-    )
+    return [
+        _Field(tag("strong", metric.name)),
+        _Field(subject),
+        _Field(quantity(metric.value, metric.unit), "number"),
+        _Field(interval(metric), "number"),
+        _Field(limit(metric), "number"),
+        _Field(verdict),
+        _Field(remark, "small"),
+    ]
