@@ -5,6 +5,7 @@ A check knows no model. It takes an evaluator: one for a head of a
 on purpose.
 """
 
+import contextlib
 import copy
 import logging
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError
 from ase.data import atomic_numbers
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
@@ -182,7 +183,8 @@ class CalculatorEvaluator:
             interaction = energy - sum(self._isolated(int(z)) for z in atoms.numbers)
         strain_gradient = None
         if atoms.pbc.all():
-            strain_gradient = voigt_6_to_full_3x3_stress(atoms.get_stress()) * atoms.get_volume()
+            with contextlib.suppress(PropertyNotImplementedError):  # a calculator without stress has energy and forces
+                strain_gradient = voigt_6_to_full_3x3_stress(atoms.get_stress()) * atoms.get_volume()
         return Evaluation(float(interaction), forces, strain_gradient)
 
     def many(self, structures: Sequence[Atoms]) -> list[Evaluation]:

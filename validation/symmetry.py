@@ -1,6 +1,6 @@
 """What must not change the energy: rotation, inversion, order and place of atoms, choice of cell."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -31,12 +31,16 @@ class Transformed(NamedTuple):
     copies: int = 1
 
 
-def check_invariance(evaluator: Evaluator, atoms: Atoms, *, subject: str, seed: int = 0) -> list[CheckResult]:
-    """One result for each transformation that applies to the structure."""
+def check_invariance(
+    evaluator: Evaluator, atoms: Atoms, *, subject: str, seed: int = 0, only: Collection[str] | None = None
+) -> list[CheckResult]:
+    """One result for each transformation that applies to the structure, or of those named in `only`."""
     rng = np.random.default_rng(seed)
     before = evaluator(atoms)
     results = []
     for name, transform in _TRANSFORMATIONS.items():
+        if only is not None and name not in only:
+            continue
         variants = transform(atoms, rng, evaluator.cutoff)
         if not variants:
             continue
