@@ -16,11 +16,9 @@ MAYBE = st.none() | FINITE
 
 
 @st.composite
-def metrics(draw, values=st.none() | ANY, edges=ANY):
-    interval = draw(st.none() | st.tuples(edges, edges))
-    return Metric(
-        draw(st.text()), draw(st.text()), draw(values), "eV", draw(MAYBE), draw(MAYBE), interval, draw(st.text())
-    )
+def metrics(draw):
+    value, interval = draw(st.none() | ANY), draw(st.none() | st.tuples(ANY, ANY))
+    return Metric(draw(st.text()), draw(st.text()), value, "eV", draw(MAYBE), draw(MAYBE), interval, draw(st.text()))
 
 
 @given(metrics())

@@ -145,15 +145,15 @@ def _end_of_dimer(calculator: Calculator, a: int, b: int) -> float:
         outside, inside = (outside, middle) if interacts(middle) else (middle, inside)
     if not apart:
         return float(outside)
-    return _rounded(outside, jump=_jumps(ask, dimer, inside, apart[0].energy))
+    return _rounded(outside, jump=_jumps(ask, dimer, inside))
 
 
-def _jumps(ask: "_Ask", dimer: Callable[[float], Atoms], inside: float, apart: float) -> bool:
-    """Whether the interaction ends in a step: a tenth of an ångström further in it is hardly stronger."""
+def _jumps(ask: "_Ask", dimer: Callable[[float], Atoms], inside: float) -> bool:
+    """Whether energy or force end in a step: a tenth of an ångström further in the force is hardly larger."""
     at_end, deeper = ask(dimer(inside)), ask(dimer(inside - 0.1))
     if at_end is None or deeper is None:
         return False
-    return abs(at_end.energy - apart) > 1e-2 * abs(deeper.energy - apart)
+    return float(np.abs(at_end.forces).max()) > 0.3 * float(np.abs(deeper.forces).max())
 
 
 def _rounded(distance: float, *, jump: bool) -> float:
