@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 #: Lines of numbers on the terminal; -o writes all.
 _SHOWN = 40
-_WORSE, _ERROR = 1, 2
+_WORSE = 1
 
 
 def compare(
@@ -29,24 +29,16 @@ def compare(
     Exit code 0: no verdict in B is worse. 1: some verdict is worse, or a suite that A passed was not tested in B. 2:
     something cannot be read.
     """
-    from hydrapot.cli.reporting import explain, say
     from hydrapot.potential.errors import ConfigurationError
     from hydrapot.validation.compare import compare as put_side_by_side
     from hydrapot.validation.document import read_document
     from hydrapot.validation.report.comparison import write_comparison
 
-    try:
-        if output is not None and output.suffix not in {".html", ".json"}:
-            raise ConfigurationError(f"{output}: the name of the output ends in .html or .json")
-        found = put_side_by_side(read_document(a), read_document(b))
-        if output is not None:
-            write_comparison(found, output)
-    except Exception as error:
-        explained = explain(error)
-        if explained is None:
-            raise
-        say(f"error: {explained[1]}")
-        raise typer.Exit(_ERROR) from error  # 1 would say that B is worse
+    if output is not None and output.suffix not in {".html", ".json"}:
+        raise ConfigurationError(f"{output}: the name of the output ends in .html or .json")
+    found = put_side_by_side(read_document(a), read_document(b))
+    if output is not None:
+        write_comparison(found, output)
     _show(found, everything=everything)
     if output is not None:
         typer.echo(f"wrote {output}")

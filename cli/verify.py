@@ -8,8 +8,8 @@ import typer
 if TYPE_CHECKING:
     from hydrapot.validation.verification import Verification
 
-#: Exit codes of `verify` beside 0.
-_ALTERED, _ERROR, _NOT_PINNED = 1, 2, 3
+#: Exit codes of `verify` beside 0, and 2 for an error.
+_ALTERED, _NOT_PINNED = 1, 3
 
 
 def verify(
@@ -34,17 +34,9 @@ def verify(
     Exit code 0: unaltered, matches the files given, and signed by the key of --public-key. 1: altered, of other files,
     or signed by another key. 2: something cannot be read. 3: unaltered, but not signed, or no trusted key was named.
     """
-    from hydrapot.cli.reporting import explain, say
     from hydrapot.validation.verification import PROVES, verify
 
-    try:
-        found = verify(certificate, model=model, results=results, artifact=artifact, public_key=public_key)
-    except Exception as error:
-        explained = explain(error)
-        if explained is None:
-            raise
-        say(f"error: {explained[1]}")
-        raise typer.Exit(_ERROR) from error  # 1 would say that the certificate is bad
+    found = verify(certificate, model=model, results=results, artifact=artifact, public_key=public_key)
     if found.certificate is not None:
         for line in _summary(found.certificate.statement):
             typer.echo(line)

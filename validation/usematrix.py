@@ -262,7 +262,7 @@ class _Requirements:
 
     def _measured(self, findings: _Findings, use: Use) -> None:
         """What the use cannot do without, and a suite may leave out for want of a stress or of a crystal."""
-        needed = [(suite, (name,)) for suite, name in use.measured]
+        needed: list[tuple[str, tuple[str, ...]]] = [(suite, (name,)) for suite, name in use.measured]
         needed += [("gradient", _STRESS_WORDS)] if use.stress else []
         for suite, words in needed:
             outcome = self.outcomes.get(suite)
@@ -292,10 +292,13 @@ class _Requirements:
             findings.judge(suite, [m for s, m in limited if s == suite])
 
     def _precision(self, findings: _Findings, use: Use, precision: str) -> None:
+        """What the precision suite says on this use: its metric ``allowed: KEY``."""
         label = f"{_BY_PRECISION} ({precision})"
         outcome = self.outcomes.get(_BY_PRECISION)
-        found = [] if outcome is None else [m for m in outcome.metrics if m.precision == precision]
-        self._add(findings, label, _BY_PRECISION, _relevant(use, found))
+        of_precision = [] if outcome is None else [m for m in outcome.metrics if m.precision == precision]
+        found = [m for m in of_precision if m.name == f"allowed: {use.key}"]
+        # A suite that could not run says so once, not for every use.
+        self._add(findings, label, _BY_PRECISION, found or [m for m in of_precision if m.value is None])
 
     def _of_engine(self, engine: str) -> list[Metric]:
         outcome = self.outcomes.get(_BY_ENGINE)

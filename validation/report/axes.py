@@ -4,8 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hydrapot.validation.report.numbers import number
-
+from hydrapot.validation.report.numbers import number, power_of_ten
 
 #: What an exploded run reaches is not drawn: differences of such numbers overflow.
 _HUGE = 1e300
@@ -76,7 +75,7 @@ def _log_axis(low: float, high: float, *, start: float, end: float) -> Axis:
         first, last = first - 1, last + 1
     step = max(1, math.ceil((last - first) / 6))
     powers = range(first, last + 1, step)
-    ticks = [(10.0**p, number(10.0**p) if -3 < p < 4 else f"10{number(10.0**p).rpartition('10')[2]}") for p in powers]
+    ticks = [(10.0**p, number(10.0**p) if -3 < p < 4 else power_of_ten(p)) for p in powers]
     return Axis(10.0**first, 10.0**last, start, end, log=True, ticks=ticks)
 
 

@@ -26,7 +26,12 @@ def number(value: float | None, *, digits: int = 3) -> str:
     if -4 < exponent < 6:
         written = f"{value:.{max(places, 0)}f}"
         return _stripped(written).replace("-", _MINUS)
-    return f"{_stripped(mantissa)}×10{str(exponent).translate(_SUPERSCRIPT)}".replace("-", _MINUS)
+    return f"{_stripped(mantissa)}×{power_of_ten(exponent)}".replace("-", _MINUS)
+
+
+def power_of_ten(exponent: int) -> str:
+    """``10⁻⁷``."""
+    return f"10{str(exponent).translate(_SUPERSCRIPT)}"
 
 
 def _stripped(written: str) -> str:

@@ -2,14 +2,20 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from hydrapot.validation.metrics import Figure, Series
 from hydrapot.validation.report.axes import Axis, make_axis
 from hydrapot.validation.report.markup import Markup, join, tag, text
 from hydrapot.validation.report.numbers import number
 
-WIDTH, HEIGHT = 480, 300
+WIDTH = 480
+#: Where the frame ends; labels come below it.
+FRAME = 254
 LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 46
+#: Below, for labels that do not fit side by side and stand upright.
+_UPRIGHT = 110
+_LETTER = 6.5
 #: Points of a curve, and of a cloud: more than pixels only cost space.
 MAX_POINTS = 400
 #: Curves with labels of their own before colours repeat.
@@ -34,7 +40,7 @@ def figure(drawn: Figure) -> Markup:
                 _draw(s, styles[s.label], x_axis, y_axis)
                 for s in sorted(drawn.series, key=lambda s: s.style == "reference")
             ),
-            viewBox=f"0 0 {WIDTH} {HEIGHT}",
+            viewBox=f"0 0 {WIDTH} {FRAME + _bottom(drawn)}",
             role="img",
             aria_label=f"{drawn.title}. {describe(drawn)}",
         ),
@@ -72,10 +78,35 @@ def _axes(drawn: Figure) -> tuple[Axis, Axis]:
         # A limit far beyond the data would press them into a line: it is then named in the legend only.
         if s.style == "limit" and (drawn.y_log or _near(s.y, finite)):
             ys += s.y
+    lines = any(s.style == "line" for s in drawn.series)
     x_axis = make_axis(
-        xs, start=LEFT, end=WIDTH - RIGHT, log=drawn.x_log, ticks=drawn.x_ticks, tight=drawn.x_ticks is not None
+        xs, start=LEFT, end=WIDTH - RIGHT, log=drawn.x_log, ticks=drawn.x_ticks, tight=bool(drawn.x_ticks) and lines
     )
-    return x_axis, make_axis(ys, start=HEIGHT - BOTTOM, end=TOP, log=drawn.y_log)
+    return x_axis, make_axis(ys, start=FRAME, end=TOP, log=drawn.y_log)
+
+
+def _bottom(drawn: Figure) -> int:
+    """Room below the frame; labels that would run into each other stand upright."""
+    if not drawn.x_ticks:
+        return BOTTOM
+    places = sorted(at for at, _ in drawn.x_ticks)
+    span = (places[-1] - places[0]) or 1.0
+    gaps = [b - a for a, b in pairwise(places) if b > a]
+    room = min(gaps, default=span) / span * (WIDTH - LEFT - RIGHT)
+    longest = max(len(label) for _, label in drawn.x_ticks)
+    return _UPRIGHT if longest > 3 and longest * _LETTER > room else BOTTOM
+
+
+def _fitting(label: str) -> str | None:
+    """Style of a label that would be longer than the frame."""
+    room = FRAME / (0.55 * max(len(label), 1))
+    return f"font-size:{max(room, 7):.1f}px" if room < 13 else None
+
+
+def _upright(label: str, x: float, bottom: float) -> Markup:
+    place = f"{_n(x + 4)} {_n(bottom + 6)}"
+    shown = label if len(label) <= 15 else f"{label[:14]}…"
+    return tag("text", shown, transform=f"translate({place}) rotate(-90)", text_anchor="end")
 
 
 def _with_errors(series: Series) -> list[float]:
@@ -94,7 +125,9 @@ def _near(limit: Sequence[float], finite: Sequence[float]) -> bool:
 
 
 def _frame(drawn: Figure, x_axis: Axis, y_axis: Axis) -> Markup:
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    right, bottom = WIDTH - RIGHT, FRAME
+    below = _bottom(drawn)
+    upright = below > BOTTOM
     parts: list[Markup] = []
     for value, label in y_axis.ticks:
         y = y_axis.place(value)
@@ -110,12 +143,12 @@ def _frame(drawn: Figure, x_axis: Axis, y_axis: Axis) -> Markup:
             continue
         parts += (
             tag("line", class_="grid", x1=_n(x), x2=_n(x), y1=TOP, y2=bottom),
-            tag("text", label, x=_n(x), y=bottom + 16, text_anchor="middle"),
+            _upright(label, x, bottom) if upright else tag("text", label, x=_n(x), y=bottom + 16, text_anchor="middle"),
         )
     middle = (TOP + bottom) / 2
     parts += (
         tag("rect", class_="frame", x=LEFT, y=TOP, width=right - LEFT, height=bottom - TOP),
-        tag("text", drawn.x_label, class_="label", x=(LEFT + right) / 2, y=HEIGHT - 10, text_anchor="middle"),
+        tag("text", drawn.x_label, class_="label", x=(LEFT + right) / 2, y=FRAME + below - 10, text_anchor="middle"),
         tag(
             "text",
             drawn.y_label,
@@ -124,6 +157,7 @@ def _frame(drawn: Figure, x_axis: Axis, y_axis: Axis) -> Markup:
             y=_n(middle),
             text_anchor="middle",
             transform=f"rotate(-90 13 {_n(middle)})",
+            style=_fitting(drawn.y_label),
         ),
     )
     return tag("g", *parts, class_="axes")

@@ -44,7 +44,8 @@ font-weight:600;line-height:1.2;overflow-wrap:normal}
 .key span{border-radius:.25rem;padding:.05rem .45rem;font-weight:600;margin-right:.35rem;white-space:nowrap}
 details{margin:.6rem 0}summary{cursor:pointer;color:var(--link)}details ul{margin:.3rem 0;padding-left:1.2rem;font-size:.9rem}
 .bar{display:inline-block;position:relative;width:5.5rem;height:.55rem;border:1px solid var(--soft);border-radius:.2rem;
-overflow:hidden;vertical-align:middle;margin-right:.5rem}.margin{white-space:nowrap}.bar i{position:absolute;inset:0 auto 0 0;background:var(--soft)}
+overflow:hidden;vertical-align:middle;margin-right:.5rem}
+.margin{white-space:nowrap}.bar i{position:absolute;inset:0 auto 0 0;background:var(--soft)}
 article{border-top:2px solid var(--rule);margin-top:2.2rem}article h2{margin-top:1rem}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:1rem;margin:1rem 0}
 figure{margin:0;background:var(--panel);border-radius:.5rem;padding:.7rem .7rem .5rem;break-inside:avoid;max-width:36rem}
@@ -67,7 +68,8 @@ dl.facts{grid-template-columns:1fr;gap:0}dl.facts dd{margin-bottom:.35rem}
 .matrix{min-width:0}.matrix tbody th{min-width:0;width:auto;display:block;padding-bottom:.1rem}
 .matrix,.matrix tbody{display:block}.matrix thead{display:none}
 .matrix tr{display:grid;grid-template-columns:repeat(auto-fill,minmax(4.6rem,1fr));gap:3px;padding:.4rem 0}
-.matrix tbody th{grid-column:1/-1}.matrix td{min-width:0}.matrix td::before{content:attr(data-label);display:block;font-weight:400;font-size:.72rem}}
+.matrix tbody th{grid-column:1/-1}.matrix td{min-width:0}
+.matrix td::before{content:attr(data-label);display:block;font-weight:400;font-size:.72rem}}
 @media print{:root{--ink:#000;--soft:#444;--paper:#fff;--panel:#fff;--rule:#bbb;--green:#d8f0dc;--green-ink:#0f5a26;
 --amber:#fdeabf;--amber-ink:#6b4700;--red:#fbd9d5;--red-ink:#8f1710;--grey:#e9ebee;--grey-ink:#48515b;
 --c0:#1f5fa8;--c1:#c2540a;--c2:#2f7d32;--c3:#8e3b9e;--c4:#8a6500;--c5:#00757d}

@@ -124,7 +124,8 @@ def metrics_tables(metrics: Sequence[Metric]) -> Markup:
     ordered = [m for verdict in _ORDER for m in _by_share(metrics, verdict)]
     if len(ordered) <= OPEN_ROWS:
         return _metrics_table(ordered)
-    shown, rest = [], []
+    shown: list[Metric] = []
+    rest: list[Metric] = []
     for metric in ordered:
         serious = metric.verdict in {Verdict.FAIL, Verdict.INCONCLUSIVE} and len(shown) < 2 * OPEN_ROWS
         (shown if serious or metric.name not in {m.name for m in shown} else rest).append(metric)
