@@ -30,7 +30,7 @@ from hydrapot.validation.suite import Context, Suite
 Array = NDArray[np.float64]
 
 #: Distances of the two strains of a central difference: for results, and for a look at how far they depend on it.
-STRAINS = (0.002, 0.01)
+STRAINS = (0.001, 0.005)
 #: The same in single precision, where stresses carry an error of 1e-6 of their contributions.
 STRAINS_SINGLE = (0.01, 0.02)
 #: %; |C − Cᵀ| over the largest constant. EMT and EAM: 0.01, from what is left of the stress.

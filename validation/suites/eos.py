@@ -72,7 +72,7 @@ def fit(volumes: Array, energies: Array) -> BirchMurnaghan:
     # With x = V^(-2/3) and E′(x0) = 0: E″(V) = (4/9) x0⁵ E″(x), and the third derivative by the chain rule.
     d2 = 4.0 / 9.0 * x0**5 * np.polyval(curvature, x0)
     d3 = -20.0 / 9.0 * x0**6.5 * np.polyval(curvature, x0) - 8.0 / 27.0 * x0**7.5 * np.polyval(third, x0)
-    return BirchMurnaghan(v0, float(np.polyval(c, x0)), v0 * d2, -1.0 - v0 * d3 / d2, c)
+    return BirchMurnaghan(float(v0), float(np.polyval(c, x0)), float(v0 * d2), float(-1.0 - v0 * d3 / d2), c)
 
 
 def run(context: Context) -> Outcome:
