@@ -68,6 +68,7 @@ def test_cutoff_of_a_pair_potential_that_ends_smoothly_or_in_a_step(smooth):
 
 def test_cutoff_that_is_no_round_number_is_not_rounded_when_it_ends_in_a_step():
     assert find_cutoff(argon(smooth=False, rc=8.4721), [18]) == pytest.approx(8.4721, abs=2e-6)
+    assert find_cutoff(EMT(), [29]) == pytest.approx(5.876798, abs=2e-6)  # half an ångström beyond EMT's own cutoff
 
 
 def test_cutoff_in_float32_and_of_a_calculator_that_refuses_lone_atoms():

@@ -145,15 +145,19 @@ def _end_of_dimer(calculator: Calculator, a: int, b: int) -> float:
         outside, inside = (outside, middle) if interacts(middle) else (middle, inside)
     if not apart:
         return float(outside)
-    return _rounded(outside, jump=_jumps(ask, dimer, inside))
+    return _rounded(outside, jump=_jumps(ask, dimer, inside, apart=apart[0].energy))
 
 
-def _jumps(ask: "_Ask", dimer: Callable[[float], Atoms], inside: float) -> bool:
-    """Whether energy or force end in a step: a tenth of an ångström further in the force is hardly larger."""
-    at_end, deeper = ask(dimer(inside)), ask(dimer(inside - 0.1))
+def _jumps(ask: "_Ask", dimer: Callable[[float], Atoms], inside: float, *, apart: float) -> bool:
+    """Whether energy or force end in a step: a little further in they are hardly larger.
+
+    A smooth one, of which up to :data:`_UNSEEN` is lost, grows there at least as (0.06/0.04)¹.
+    """
+    at_end, deeper = ask(dimer(inside)), ask(dimer(inside - 0.5 * _UNSEEN))
     if at_end is None or deeper is None:
         return False
-    return float(np.abs(at_end.forces).max()) > 0.3 * float(np.abs(deeper.forces).max())
+    by_energy = abs(at_end.energy - apart) > 0.7 * abs(deeper.energy - apart)
+    return by_energy or float(np.abs(at_end.forces).max()) > 0.7 * float(np.abs(deeper.forces).max())
 
 
 def _rounded(distance: float, *, jump: bool) -> float:
