@@ -8,6 +8,7 @@ from hydrapot.validation.suite import Suite
 NAMES: tuple[str, ...] = (
     "nve",
     "md",
+    "precision",
     "relaxation",
     "eos",
     "elastic",
