@@ -233,7 +233,7 @@ def _label(atoms: Atoms, results: dict[str, Any], name: str) -> Array | None:
 
 
 def _rows(context: Context, structures: Sequence[Labelled]) -> list[dict[str, Any]]:
-    calculator = guarded(context.subject.calculator())
+    calculator: Any = guarded(context.subject.calculator())
     rows = []
     for item in structures:
         row: dict[str, Any] = {"failure": ""}

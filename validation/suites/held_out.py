@@ -125,7 +125,7 @@ def _energies(
         ("energy, zero as given", raw, "total energies as they are"),
         ("energy", aligned, remark),
     ):
-        chosen = np.flatnonzero(np.isfinite(errors))
+        chosen = np.flatnonzero(np.isfinite(errors)).tolist()
         if len(chosen) == 0:
             metrics.append(skipped(f"{name} MAE", reference.name, detail, unit="meV/atom"))
             continue
@@ -135,8 +135,8 @@ def _energies(
         words = f"{detail}; {len(chosen)} structures, intervals by {unit(groups)}"
         metrics += _errors(context, reference, name, "meV/atom", sums, groups, words)
     if np.isfinite(aligned).any():
-        chosen = np.flatnonzero(np.isfinite(aligned))
-        exact = np.array([structures[k].energy for k in chosen], dtype=float) / sizes[chosen]
+        chosen = np.flatnonzero(np.isfinite(aligned)).tolist()
+        exact = np.array([structures[k].energy or 0.0 for k in chosen]) / sizes[chosen]
         exact = exact - exact.mean()
         predicted = exact + aligned[chosen] / sizes[chosen]
         figures.append(_parity(f"{reference.name}: energy", "eV/atom, mean removed", exact, predicted, context))

@@ -11,7 +11,8 @@ Levi, Gispan, Giladi, Fetaya (*Sensors* 22, 5540 (2022)):
 * Are larger uncertainties where larger errors are (Spearman's rank correlation)?
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ from hydrapot.validation.metrics import Figure, Metric, Outcome, Series, skipped
 from hydrapot.validation.suite import Context, Suite, Tier
 
 Array = NDArray[np.float64]
+Measure = Callable[[Array, Array], float]
 
 #: Miscalibration area: reached by normal errors that are 1.4 times as wide as predicted; at 1.5 times it is 0.125, at
 #: twice or half as wide 0.20.
@@ -169,9 +171,9 @@ def _quantity(
         return [Metric(name, reference.name, float("nan"), "1", upper=AREA_LIMIT, detail=detail)]
     groups = [structures[k].group for k in kept]
     words = f"{len(all_errors)} values of {len(kept)} structures, interval by {unit(groups)}"
-    scale = float(np.sqrt(np.mean(all_errors**2) / max(np.mean(all_deviations**2), 1e-300)))
+    scale = float(np.sqrt(np.mean(all_errors**2) / np.maximum(np.mean(all_deviations**2), 1e-300)))
     metrics = []
-    for title, statistic, lower, upper, detail in (
+    measures: tuple[tuple[str, Measure, float | None, float | None, str], ...] = (
         (
             name,
             miscalibration,
@@ -187,12 +189,11 @@ def _quantity(
             None,
             "Spearman, |error| and deviation",
         ),
-    ):
+    )
+    for title, statistic, lower, upper, detail in measures:
         value = statistic(all_errors, all_deviations)
         bounds = resampled(
-            lambda chosen, statistic=statistic: statistic(  # type: ignore[misc]
-                np.concatenate([errors[k] for k in chosen]), np.concatenate([deviations[k] for k in chosen])
-            ),
+            partial(_of_structures, statistic, errors, deviations),
             groups=groups,
             seed=context.seeds[0],
         )
@@ -211,6 +212,12 @@ def _quantity(
         )
     figures += _figures(context, reference, what, all_errors, all_deviations)
     return metrics
+
+
+def _of_structures(
+    statistic: Measure, errors: list[Array], deviations: list[Array], chosen: NDArray[np.int64]
+) -> float:
+    return statistic(np.concatenate([errors[k] for k in chosen]), np.concatenate([deviations[k] for k in chosen]))
 
 
 def _figures(
