@@ -9,6 +9,7 @@ NAMES: tuple[str, ...] = (
     "nve",
     "md",
     "precision",
+    "parity",
     "relaxation",
     "eos",
     "elastic",
