@@ -65,14 +65,50 @@ class MessageSum(Protocol):
         Parameters
         ----------
         context
-            ``(N, 3F)``, or ``(N, 2F)`` without `vectors`.
+            ``(S, 3F)`` of all senders (the N receivers, unless there is an exchange), ``(S, 2F)`` without `vectors`.
         vectors
-            ``(N, 3, F)``, or None in the first layer, where they are zero.
+            ``(S, 3, F)``, or None in the first layer, where they are zero.
         filters
             ``(3F, R)`` or ``(2F, R)``: weights of W.
         scale
             Factor of every message.
         """
+
+
+class Exchange(Protocol):
+    """Where the features of senders come from, when not all of them belong to the atoms that receive.
+
+    An engine that divides a structure between processes brings its own (:mod:`~hydrapot.potential.decomposed`).
+    """
+
+    def embedded(self, scalars: Tensor, kind_features: Tensor) -> Tensor:
+        """Features ``(S, F)`` of the senders before the first layer, functions of their kinds: nothing travels.
+
+        Parameters
+        ----------
+        scalars
+            ``(N, F)``, the same of the receivers.
+        kind_features
+            ``(K, F)``.
+        """
+
+    def __call__(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of the senders between two layers, ``(S, F)`` and ``(S, 3, F)``, from those of the receivers."""
+
+
+class NoExchange:
+    """:class:`Exchange` of a whole structure: every sender is a receiver, in the same place."""
+
+    def embedded(self, scalars: Tensor, kind_features: Tensor) -> Tensor:  # noqa: ARG002 - of the protocol
+        """As in :class:`Exchange`."""
+        return scalars
+
+    def __call__(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """As in :class:`Exchange`."""
+        return scalars, vectors
+
+
+NO_EXCHANGE = NoExchange()
 
 
 class DenseMessageSum:
@@ -93,12 +129,16 @@ class DenseMessageSum:
         self, context: Tensor, vectors: Tensor | None, filters: Tensor, *, scale: float
     ) -> tuple[Tensor, Tensor]:
         """As in :class:`MessageSum`."""
-        edge = gather(context, self.graph) * (linear(self.basis, filters) * scale)
+        edge = self.gather(context) * (linear(self.basis, filters) * scale)
         parts = edge.chunk(2 if vectors is None else 3, dim=1)
         edge_vectors = parts[1][:, None, :] * self.directions[:, :, None]
         if vectors is not None:
-            edge_vectors = edge_vectors + parts[2][:, None, :] * gather(vectors, self.graph)
+            edge_vectors = edge_vectors + parts[2][:, None, :] * self.gather(vectors)
         return sum_edges(parts[0], self.graph), sum_edges(edge_vectors, self.graph)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The sender's value on each edge: ``(S, …)`` → ``(E, …)``."""
+        return gather(values, self.graph)
 
 
 class Message(nn.Module):
@@ -113,10 +153,12 @@ class Message(nn.Module):
         self.context = initialize(nn.Linear(channels, parts * channels), gain=SILU_GAIN)
         self.filters = nn.Linear(n_radial, parts * channels, bias=False)
 
-    def forward(self, scalars: Tensor, vectors: Tensor, message_sum: MessageSum) -> tuple[Tensor, Tensor]:
-        """Scalars and vectors after the messages of all neighbors."""
-        context: Tensor = self.context(silu(self.hidden(scalars)))
-        known = None if self.first else vectors
+    def forward(
+        self, scalars: Tensor, vectors: Tensor, sent: tuple[Tensor, Tensor], message_sum: MessageSum
+    ) -> tuple[Tensor, Tensor]:
+        """Scalars and vectors of the receivers after the messages of all neighbors, whose features are `sent`."""
+        context: Tensor = self.context(silu(self.hidden(sent[0])))
+        known = None if self.first else sent[1]
         scalar_sum, vector_sum = message_sum(context, known, self.filters.weight, scale=self.scale)
         return scalars + scalar_sum, vectors + vector_sum
 
@@ -186,11 +228,16 @@ class PaiNN(nn.Module):
         return embedded + conditioning
 
     def forward(
-        self, kind_features: Tensor, graph: Graph, *, message_sum: type[MessageSum] = DenseMessageSum
+        self,
+        kind_features: Tensor,
+        graph: Graph,
+        *,
+        message_sum: type[MessageSum] = DenseMessageSum,
+        exchange: Exchange = NO_EXCHANGE,
     ) -> Tensor:
         """Node features ``(N, F)`` from the embedded kinds ``(K, F)`` and the graph, in the dtype of the kinds.
 
-        `message_sum` says how sums over neighbors are done, not what they are.
+        `message_sum` says how sums over neighbors are done, not what they are; `exchange`, where senders are found.
         """
         scalars = spread_kinds(kind_features, graph)
         vectors = scalars.new_zeros(scalars.shape[0], 3, self.channels)
@@ -198,8 +245,11 @@ class PaiNN(nn.Module):
         distances = torch.linalg.vector_norm(edge_vectors, dim=1)
         directions = edge_vectors / distances[:, None]
         sums = message_sum(self.basis(distances), directions, graph)
-        for message, update in zip(self.messages, self.updates, strict=True):
-            scalars, vectors = message(scalars, vectors, sums)
+        sent = exchange.embedded(scalars, kind_features), vectors
+        for layer, (message, update) in enumerate(zip(self.messages, self.updates, strict=True)):
+            if layer > 0:
+                sent = exchange(scalars, vectors)
+            scalars, vectors = message(scalars, vectors, sent, sums)
             scalars, vectors = update(scalars, vectors)
         return scalars
 
