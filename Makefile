@@ -13,7 +13,7 @@ PYTEST_ARGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
-ROOMS := potential calculators training validation workflows cli
+ROOMS := potential calculators lammps_plugin training validation workflows cli
 # Stamps live inside .venv, so that removing it removes them too.
 VENV_STAMP := $(VENV)/.stamp-venv
 TORCH_STAMP := $(VENV)/.stamp-torch
@@ -74,7 +74,10 @@ $(TORCH_STAMP): $(VENV_STAMP)
 # setuptools warns that a folder here could shadow a package; that is the mapping we mean, hence the filter.
 EDITABLE := PYTHONWARNINGS=ignore $(PIP) install --quiet --no-build-isolation --editable
 
-$(PACKAGE_STAMP): pyproject.toml $(TORCH_STAMP)
+# Installing also compiles potential/native/, if there is a compiler (setup.py); it does nothing when nothing changed.
+NATIVE := $(wildcard potential/native/src/*.?pp potential/native/src/kernels/*.hpp potential/native/include/*.h)
+
+$(PACKAGE_STAMP): pyproject.toml setup.py $(NATIVE) $(TORCH_STAMP)
 	$(PIP) install --quiet 'setuptools>=77'
 	$(EDITABLE) .
 	@touch $@
