@@ -209,7 +209,7 @@ def _usual_distance(elements: tuple[int, ...], *, cutoff: float) -> float:
 
 
 def _prototypes(elements: tuple[int, ...]) -> dict[str, Atoms]:
-    """Primitive cells by name."""
+    """Primitive cells with a nearest distance of 1 Å, by name."""
     if len(elements) == 1:
         made = {}
         for lattice in _LATTICES:
@@ -239,14 +239,19 @@ def _prototypes(elements: tuple[int, ...]) -> dict[str, Atoms]:
     formula = (
         "SiO2" if "quartz" in made else next(iter(made.values())).symbols.get_chemical_formula("metal", empirical=True)
     )
-    return {f"{formula}-{lattice}": atoms for lattice, atoms in made.items()}
+    return {f"{formula}-{lattice}": _unit(atoms) for lattice, atoms in made.items()}
 
 
-def _scaled(atoms: Atoms, distance: float) -> Atoms:
-    """A copy with the nearest distance `distance` (Å)."""
+def _unit(atoms: Atoms) -> Atoms:
+    """A copy with a nearest distance of 1 Å."""
+    nearest = float(neighbor_list("d", atoms, 1.01 * float(atoms.cell.lengths().max())).min())
+    return _scaled(atoms, 1.0 / nearest)
+
+
+def _scaled(atoms: Atoms, factor: float) -> Atoms:
+    """A copy with all lengths multiplied."""
     copy: Atoms = atoms.copy()
-    nearest = float(neighbor_list("d", copy, 1.01 * float(copy.cell.lengths().max())).min())
-    copy.set_cell(copy.cell.array * distance / nearest, scale_atoms=True)
+    copy.set_cell(copy.cell.array * factor, scale_atoms=True)
     return copy
 
 
