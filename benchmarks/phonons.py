@@ -49,13 +49,13 @@ def measure(model: str, head: str, folder: Path) -> tuple[dict[str, Any], Figure
     unit_cell = to_ase(reference.phonons.unitcell)
     there = compare(reference, calculator)
     own, converged = relaxed(unit_cell, calculator, fmax=1e-5, cell=True)
-    result: dict[str, Any] = {"reference geometry": row(there), "relaxed": converged}
+    formula = unit_cell.symbols.get_chemical_formula("metal", empirical=True)
+    result: dict[str, Any] = {"formula": formula, "reference geometry": row(there), "relaxed": converged}
     if not converged:
         return result, None
     here = compare(reference, calculator, unit_cell=own)
     result["own geometry"] = row(here)
-    title = f"{unit_cell.symbols.get_chemical_formula(empirical=True)}, head {head}"
-    return result, band_figure(title, here.phonons, reference=reference.phonons)
+    return result, band_figure(f"{formula}, head {head}", here.phonons, reference=reference.phonons)
 
 
 def plot(figure: Figure, path: Path) -> None:
@@ -98,7 +98,7 @@ def main() -> None:
             warnings.simplefilter("ignore", UserWarning)  # that a head has not seen such structures: the table shows it
             found, figure = measure(arguments.model, head, Path(folder))
         results[pair] = found
-        name = f"{Path(folder).name}{f' ({level})' if level else ''}"
+        name = f"{found['formula']}{f' ({level})' if level else ''}"
         for geometry in ("reference geometry", "own geometry"):
             if geometry in found:
                 cells = [format(found[geometry][key], form) for key, _, form in COLUMNS]
@@ -108,7 +108,7 @@ def main() -> None:
         print(f"| {name} | first principles | |" + " |" * (len(COLUMNS) - 2) + f" {low:.2f} | {high:.2f} |")
         if figure is not None and arguments.plot is not None:
             arguments.plot.mkdir(parents=True, exist_ok=True)
-            plot(figure, arguments.plot / f"{number}-{Path(folder).name}-{head}.png")
+            plot(figure, arguments.plot / f"{number}-{found['formula']}-{head}.png")
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(results, indent=1))
 

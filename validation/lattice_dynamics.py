@@ -85,14 +85,13 @@ def phonons_of(unit_cell: Atoms, matrix: ArrayLike, *, primitive_matrix: Any = "
         return Phonopy(to_phonopy(unit_cell), np.asarray(matrix).tolist(), primitive_matrix=primitive_matrix)
 
 
-def displaced_forces(phonons: Phonons, calculator: Any) -> Array:
-    """Forces ``(D, N, 3)`` (eV/Å) on the displaced supercells, less those on the perfect one.
+def displaced_forces(phonons: Phonons, calculator: Any, *, rest: Array | None = None) -> Array:
+    """Forces ``(D, N, 3)`` (eV/Å) on the displaced supercells, less those on the perfect one (`rest`, where known).
 
     What the relaxation has left would otherwise be taken for a response to the displacement.
     """
-    return np.array([forces_on(cell, calculator) for cell in phonons.supercells_with_displacements]) - forces_on(
-        phonons.supercell, calculator
-    )
+    rest = forces_on(phonons.supercell, calculator) if rest is None else rest
+    return np.array([forces_on(cell, calculator) for cell in phonons.supercells_with_displacements]) - rest
 
 
 def forces_on(cell: Any, calculator: Any) -> Array:

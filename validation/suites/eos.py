@@ -227,8 +227,8 @@ def _delta(context: Context, name: str, cell: Atoms, found: BirchMurnaghan) -> M
 
 
 def evaluations(context: Context) -> float:
-    """Evaluations times atoms: the dense scan, the relaxation before and a few steps at each of the eleven points."""
-    return sum((SCAN + 20 + 5 * POINTS) * len(atoms) for atoms in crystals(context.structures).values())
+    """Evaluations times atoms: the dense scan, the relaxation before and a step or two at each of the eleven points."""
+    return sum((SCAN + 15 + 2 * POINTS) * len(atoms) for atoms in crystals(context.structures).values())
 
 
 SUITE = Suite(

@@ -137,9 +137,9 @@ def _symmetry(quantity: str, name: str, before: tuple[int, str], after: tuple[in
 
 
 def evaluations(context: Context) -> float:
-    """Evaluations times atoms: some 15 steps as given, 30 displaced (at least eight atoms)."""
+    """Evaluations times atoms: some 15 steps as given, 38 displaced (at least eight atoms)."""
     return sum(
-        15 * len(a) + (30 * min(max(len(a), 8), context.max_atoms) if is_crystal(a) else 0)
+        15 * len(a) + (38 * min(max(len(a), 8), context.max_atoms) if is_crystal(a) else 0)
         for a in context.structures.values()
     )
 
