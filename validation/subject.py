@@ -171,7 +171,7 @@ class CalculatorSubject(Subject):
             calculator = factory()
         except Exception as error:
             raise ConfigurationError(f"{name} raised {type(error).__name__}: {error}") from error
-        if not isinstance(calculator, Calculator) and not hasattr(calculator, "get_potential_energy"):
+        if not hasattr(calculator, "get_potential_energy"):
             raise ConfigurationError(f"{name} returned {type(calculator).__name__}, not an ASE calculator")
         symbols = elements or tuple(getattr(calculator, "elements", ()) or ())
         if not symbols:
