@@ -76,13 +76,19 @@ def check_stress(
 
 
 def check_continuity(
-    evaluator: Evaluator, atoms: Atoms, direction: NDArray[np.float64], *, length: float, subject: str
+    evaluator: Evaluator,
+    atoms: Atoms,
+    direction: NDArray[np.float64],
+    *,
+    length: float,
+    subject: str,
+    limit: float = CONTINUITY_LIMIT,
 ) -> CheckResult:
     """No jumps along ``positions + t · direction``, 0 ≤ t ≤ `length`: energy differences are work.
 
-    The work is integrated in panels (Gauss–Legendre, four nodes). The worst panel is halved, 40 times over: at
-    a kink of a higher derivative the error falls with the panel, at a jump of the energy it stays. This finds
-    truncated cutoffs, neighbor caps and stale neighbor lists, which derivatives at a point do not see.
+    The work is integrated in panels (Gauss–Legendre, four nodes). The worst panel is halved, 40 times over or until
+    `limit` is kept: at a kink of a higher derivative the error falls with the panel, at a jump of the energy it
+    stays. This finds truncated cutoffs, neighbor caps and stale neighbor lists, which derivatives at a point do not see.
     """
 
     def place(t: float) -> Atoms:
@@ -106,7 +112,7 @@ def check_continuity(
     errors = mismatches(panels)
     for _ in range(_HALVINGS):
         worst = int(np.argmax(errors))  # the first NaN, if there is one
-        if errors[worst] <= CONTINUITY_LIMIT or np.isnan(errors[worst]):
+        if errors[worst] <= limit or np.isnan(errors[worst]):
             break
         start, end = panels[worst]
         halves = np.array([[start, 0.5 * (start + end)], [0.5 * (start + end), end]])
@@ -117,7 +123,7 @@ def check_continuity(
         "continuity",
         subject,
         float(errors[worst]),
-        CONTINUITY_LIMIT,
+        limit,
         "eV, of max(1, max|dE/dt| Å/eV)",
         f"largest difference of energy and work at t = {panels[worst].mean():.4f} Å",
     )

@@ -6,6 +6,13 @@ from hydrapot.validation.suite import Suite
 
 #: Class A first: what fails there makes an accuracy meaningless.
 NAMES: tuple[str, ...] = (
+    "contract",
+    "gradient",
+    "jacobian",
+    "symmetry",
+    "cutoff",
+    "size",
+    "walls",
     "nve",
     "md",
     "precision",

@@ -49,12 +49,13 @@ def run(context: Context) -> Outcome:
                 lambda case=case: [_extensivity(context, exact, case, series)],  # type: ignore[misc]
                 legal=case.legal,
             )
-    known = static.made(context)
-    for name in ("molecule", "slab"):
+    free = {name: atoms for name, atoms in context.structures.items() if not atoms.pbc.any()}
+    free["made molecule"] = static.made(context)["molecule"]
+    for name, atoms in free.items():
         metrics += static.attempt(
             "distant atom",
-            f"made {name}",
-            lambda name=name: [_distant(context, exact, known[name], f"made {name}")],  # type: ignore[misc]
+            name,
+            lambda name=name, atoms=atoms: [_distant(context, exact, atoms, name)],  # type: ignore[misc]
             legal=context.subject.head_info is not None,  # an atom alone is in it
         )
     figure = Figure(

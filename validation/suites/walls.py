@@ -30,18 +30,37 @@ CLOSE = 0.5
 HEIGHT = 1.0
 #: eV/Å; a smaller force has no sign. Tails of dimers may oscillate by less.
 NOISE = 0.02
+#: eV above the minimum; a wall is not judged further in than this, where no thermal atom gets.
+CEILING = 50.0
+#: eV/atom; a crystal's energy that falls by less on the way inwards does not fall: shallow wiggles of soft crystals.
+_SHALLOW = 1e-3
 #: V/V₀ of a compressed crystal.
 VOLUMES = np.linspace(1.0, 0.25, 16)
 
 
 @dataclass(frozen=True)
 class Wall:
-    """What one dimer shows: flips of the force beyond one minimum, whether it attracts when close, energy when close."""
+    """What one dimer shows.
+
+    Attributes
+    ----------
+    pair
+        Symbols.
+    flips
+        Changes of the force's sign beyond those of one minimum.
+    attracts
+        Whether it attracts when close.
+    height
+        eV; energy when close above the minimum outside of that.
+    barrier
+        eV; what has to be climbed from outside to the lowest hole; infinite without one.
+    """
 
     pair: str
     flips: int
     attracts: bool
     height: float
+    barrier: float = np.inf
 
 
 def run(context: Context) -> Outcome:
@@ -61,15 +80,23 @@ def wall(pair: str, distances: Array, energies: Array, forces: Array, *, close: 
     One change from attraction to repulsion on the way inwards is the minimum; every other change of sign is a flip.
     """
     if not (np.isfinite(energies).all() and np.isfinite(forces).all()):
-        return Wall(pair, len(forces), attracts=True, height=float("nan"))
-    signs = np.sign(forces[np.abs(forces) > NOISE])
+        return Wall(pair, len(forces), attracts=True, height=float("nan"), barrier=0.0)
+    at = int(np.argmin(np.abs(distances - close)))
+    height = float(energies[at] - energies[: at + 1].min())
+    # Up to where the wall is as high as anything gets.
+    above = np.flatnonzero(energies - np.minimum.accumulate(energies) > CEILING)
+    end = int(above[0]) + 1 if len(above) else len(energies)
+    energies, forces, distances = energies[:end], forces[:end], distances[:end]
+    clear = np.flatnonzero(np.abs(forces) > NOISE)
+    signs = np.sign(forces[clear])
     changes = np.flatnonzero(np.diff(signs))
     first_minimum = bool(len(changes)) and signs[changes[0]] < 0
     flips = len(changes) - (1 if first_minimum else 0)
+    # From repulsion to attraction on the way inwards: the rim of a hole.
+    rims = [int(clear[k]) for k in changes if signs[k] > 0]
+    barrier = min((float(energies[k] - energies[: k + 1].min()) for k in rims), default=np.inf)
     inside = distances <= close + 1e-9
-    at = int(np.argmin(np.abs(distances - close)))
-    height = float(energies[at] - energies[: at + 1].min())
-    return Wall(pair, flips, bool((forces[inside] < NOISE).any()), height)
+    return Wall(pair, flips, bool((forces[inside] < NOISE).any()), height, barrier)
 
 
 def _dimers(
@@ -126,6 +153,7 @@ def _summary(context: Context, walls: Sequence[Wall]) -> list[Metric]:
             detail=named(flipping),
         ),
         Metric("force flips", subject, sum(w.flips for w in walls), "flips"),
+        _barrier(subject, walls),
         Metric(
             "dimers that attract when close",
             subject,
@@ -145,6 +173,13 @@ def _summary(context: Context, walls: Sequence[Wall]) -> list[Metric]:
     ]
 
 
+def _barrier(subject: str, walls: Sequence[Wall]) -> Metric:
+    lowest = min(walls, key=lambda w: w.barrier)
+    if not np.isfinite(lowest.barrier):
+        return skipped("barrier before a hole", subject, f"no hole below {CEILING:g} eV", unit="eV")
+    return Metric("barrier before a hole", subject, lowest.barrier, "eV", detail=f"lowest: {lowest.pair}")
+
+
 def _figure(walls: Sequence[Wall], curves: dict[str, tuple[Array, Array]]) -> Figure:
     """The worst walls and one ordinary; energies on a scale that shows both well and wall."""
     order = sorted(walls, key=lambda w: (-w.flips, not w.attracts, w.height if np.isfinite(w.height) else -np.inf))
@@ -154,14 +189,15 @@ def _figure(walls: Sequence[Wall], curves: dict[str, tuple[Array, Array]]) -> Fi
 
 
 def _solids(context: Context, exact: Evaluator, figures: list[Figure]) -> list[Metric]:
-    solids: dict[str, tuple[Atoms, bool]] = {}
+    solids: dict[str, Atoms] = {}
     for name, atoms in list(context.structures.items())[: 3 if context.tier is Tier.SMOKE else 8]:
         if atoms.pbc.all():
-            solids[name] = (context.repeated(name, max_atoms=8), True)
-    chosen = representative(static.elements(context))
-    solids["made crystal"] = (perfect_crystal(chosen, cutoff=context.subject.cutoff), True)
+            solids[name] = context.repeated(name, max_atoms=8)
+    if not solids:
+        chosen = representative(static.elements(context), count=1)
+        solids["made crystal"] = perfect_crystal(chosen, cutoff=context.subject.cutoff)
     metrics, series = [], []
-    for name, (atoms, legal) in solids.items():
+    for name, atoms in solids.items():
         cells = []
         for ratio in VOLUMES:
             cell = atoms.copy()
@@ -171,7 +207,6 @@ def _solids(context: Context, exact: Evaluator, figures: list[Figure]) -> list[M
             "falls of the energy",
             name,
             lambda name=name, cells=cells: _compressed(context, exact, name, cells, series),  # type: ignore[misc]
-            legal=legal,
         )
     if series:
         figures.append(Figure("Compressed crystals", "V/V₀", "arsinh(energy / (eV/atom))", series))
@@ -183,10 +218,12 @@ def _compressed(
 ) -> list[Metric]:
     energies = np.array([exact(cell).energy / len(cell) for cell in cells])
     series.append(Series(name, VOLUMES.tolist(), np.arcsinh(energies).tolist()))
-    # Inwards of the minimum the energy has to rise at every step; a second minimum is a collapsed crystal.
-    lowest = int(np.argmin(energies[: len(energies) // 2]))
-    inwards = np.diff(energies[lowest:])
-    falls = int((inwards < -1e-4).sum()) if np.isfinite(energies).all() else len(inwards)
+    # From the first rise on the way inwards the energy has to rise at every step: a second minimum is a collapsed crystal.
+    inwards = np.diff(energies)
+    rises = np.flatnonzero(inwards > _SHALLOW)
+    start = int(rises[0]) if len(rises) else len(inwards)
+    lowest = int(np.argmin(energies[: start + 1]))
+    falls = int((inwards[start:] < -_SHALLOW).sum()) if np.isfinite(energies).all() else len(inwards)
     rise = float(energies[-1] - energies[lowest])
     return [
         Metric(
