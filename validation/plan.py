@@ -125,14 +125,16 @@ def missing_reason(modules: Sequence[str]) -> str:
 
 
 def measure_cost(context: Context) -> float:
-    """Seconds of one evaluation of energy and forces per atom, on one thread, at the usual size of the tier.
+    """Seconds of one evaluation of energy and forces per atom, on one thread, at the largest size of the tier.
+
+    Small structures cost more per atom, but what takes long runs on large ones.
 
     Returns
     -------
     The median over a few evaluations; NaN when the subject cannot evaluate its own structure, which suites will say.
     """
     name = max(context.structures, key=lambda key: len(context.structures[key]))
-    atoms = context.repeated(name, max_atoms=max(context.max_atoms // 2, len(context.structures[name])))
+    atoms = context.repeated(name, max_atoms=max(context.max_atoms, len(context.structures[name])))
     atoms.calc = context.subject.calculator()
     rng = np.random.default_rng(0)
     threads = torch.get_num_threads()

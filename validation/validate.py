@@ -131,7 +131,7 @@ class Validation:
         Parameters
         ----------
         started, finished
-            Called as suites begin and end; with those kept from an earlier run too.
+            Called as suites begin and end; a suite that is kept from an earlier run only ends.
         stop
             Asked a few times a second; True ends all processes. What has finished is kept for the next run.
 
