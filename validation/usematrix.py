@@ -226,7 +226,7 @@ class _Requirements:
         """Everything that `use` requires in `column`."""
         findings = _Findings()
         for suite in use.suites:
-            self._suite(findings, use, suite)
+            self._suite(findings, use, suite, {"", column.precision or reference})
         self._measured(findings, use)
         self._accuracy(findings, use)
         if column.precision not in {"", reference}:
@@ -236,13 +236,13 @@ class _Requirements:
             self._add(findings, f"{_BY_ENGINE} ({column.engine})", _BY_ENGINE, _relevant(use, found))
         return findings.cell()
 
-    def _suite(self, findings: _Findings, use: Use, suite: str) -> None:
+    def _suite(self, findings: _Findings, use: Use, suite: str, precisions: set[str]) -> None:
         outcome = self.outcomes.get(suite)
         if outcome is None:
             findings.untested.append(f"{suite}: {self.errors.get(suite, 'not tested: not part of this validation')}")
             return
         metrics = [self._for_use(use, suite, m) for m in _relevant(use, outcome.metrics)]
-        metrics = [m for m in metrics if (suite, m.name) not in _INFORMATIVE]
+        metrics = [m for m in metrics if (suite, m.name) not in _INFORMATIVE and m.precision in precisions]
         self._add(findings, suite, suite, metrics)
 
     def _add(self, findings: _Findings, label: str, suite: str, metrics: Sequence[Metric]) -> None:

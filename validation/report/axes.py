@@ -38,7 +38,8 @@ class Axis:
         if not abs(value) < _HUGE or (self.log and value <= 1.0 / _HUGE):
             return None
         low, high, at = (math.log10(x) if self.log else x for x in (self.low, self.high, value))
-        return self.start + (at - low) / (high - low) * (self.end - self.start)
+        place = self.start + (at - low) / (high - low) * (self.end - self.start)
+        return place if abs(place) < 1e5 else None
 
     def shows(self, value: float) -> bool:
         """Whether a value lies on the axis."""
@@ -60,8 +61,10 @@ def make_axis(
     low, high = (min(finite), max(finite)) if finite else (1.0, 10.0)
     if log:
         return _log_axis(low, high, start=start, end=end)
-    if high - low <= 1e-12 * max(abs(low), abs(high)):
-        low, high = low - (abs(low) or 1.0) * 0.05, high + (abs(high) or 1.0) * 0.05
+    largest = max(abs(low), abs(high))
+    if high - low <= max(1e-12 * largest, 1.0 / _HUGE):
+        half = 0.05 * largest if largest > 1e12 / _HUGE else 1.0
+        low, high = low - half, high + half
     room = 0.0 if tight else 0.04 * (high - low)
     low, high = low - room, high + room
     if ticks is None:

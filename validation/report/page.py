@@ -24,7 +24,7 @@ from hydrapot.validation.usematrix import Cell, Color, UseMatrix, matrix_of
 from hydrapot.validation.uses import USES
 
 #: Bytes; figures beyond it are left out, which the page says.
-MAX_FIGURE_BYTES = 2_000_000
+MAX_FIGURE_BYTES = 1_500_000
 
 _SENTENCES = {
     "PASS": "Everything that was tested and has a limit passed.",

@@ -20,6 +20,7 @@ _LETTER = 6.5
 MAX_POINTS = 400
 #: Curves with labels of their own before colours repeat.
 COLORS = 6
+_MARKS = ("dots", "squares", "crosses")
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "12 4")
 
 
@@ -71,7 +72,7 @@ def _styles(series: Sequence[Series]) -> dict[str, int]:
 
 def _axes(drawn: Figure) -> tuple[Axis, Axis]:
     data = [s for s in drawn.series if s.style != "limit"] or list(drawn.series)
-    xs = [x for s in data for x in s.x]
+    xs = [x for s in drawn.series for x in s.x]
     ys = [y for s in data for y in _with_errors(s)]
     finite = [y for y in ys if math.isfinite(y) and (y > 0 or not drawn.y_log)]
     for s in drawn.series:
@@ -175,15 +176,22 @@ def _draw(series: Series, style: int, x_axis: Axis, y_axis: Axis) -> Markup:
     parts = []
     if series.style == "points":
         stride = max(1, math.ceil(len(points) / (4 * MAX_POINTS)))
-        dots = "".join(f"M{_n(x)} {_n(y)}h0" for x, y in points[::stride] if x is not None and y is not None)
+        marks = "".join(_mark(x, y, style) for x, y in points[::stride] if x is not None and y is not None)
         crowded = "0.45" if len(points) > 200 else None
-        parts.append(tag("path", class_=f"dots {kind}", d=dots, stroke_opacity=crowded))
+        parts.append(tag("path", class_=f"{_MARKS[style % len(_MARKS)]} {kind}", d=marks, stroke_opacity=crowded))
     else:
         dash = _DASHES[(style // COLORS + style) % len(_DASHES)] if series.style == "line" else None
         parts.append(tag("path", class_=f"curve {kind}", d=_path(_thinned(points)), stroke_dasharray=dash or None))
     if series.error is not None:
         parts.append(tag("path", class_=f"bars {kind}", d=_bars(series, x_axis, y_axis)))
     return join(*parts)
+
+
+def _mark(x: float, y: float, style: int) -> str:
+    """A dot, a square or a cross: the shapes of the classes in :data:`_MARKS`."""
+    if _MARKS[style % len(_MARKS)] == "crosses":
+        return f"M{_n(x - 3)} {_n(y - 3)}l6 6m-6 0l6 -6"
+    return f"M{_n(x)} {_n(y)}h0"
 
 
 def _path(points: Sequence[tuple[float | None, float | None]]) -> str:
@@ -241,7 +249,7 @@ def _legend(series: Sequence[Series], styles: dict[str, int], y_axis: Axis) -> M
         style = styles[label]
         kind = f"c{style % COLORS}" if s.style in {"line", "points"} else s.style
         if s.style == "points":
-            sample = tag("path", class_=f"dots {kind}", d="M12 6h0")
+            sample = tag("path", class_=f"{_MARKS[style % len(_MARKS)]} {kind}", d=_mark(12, 6, style))
         else:
             dash = _DASHES[(style // COLORS + style) % len(_DASHES)] if s.style == "line" else None
             sample = tag("path", class_=f"curve {kind}", d="M0 6H24", stroke_dasharray=dash or None)

@@ -54,7 +54,8 @@ figure>svg{display:block;width:100%;height:auto}figcaption{font-size:.875rem;mar
 .legend svg{vertical-align:-1px}
 svg text{fill:var(--ink);font-size:12px;font-family:inherit}svg text.label{font-size:13px;fill:var(--soft)}
 .grid{stroke:var(--rule);stroke-width:1}.frame{fill:none;stroke:var(--soft);stroke-width:1}
-.curve{fill:none;stroke-width:1.8;stroke-linejoin:round}.dots{fill:none;stroke-width:5;stroke-linecap:round}.bars{fill:none;stroke-width:1}
+.curve{fill:none;stroke-width:1.8;stroke-linejoin:round}.dots{fill:none;stroke-width:5;stroke-linecap:round}.crosses{fill:none;stroke-width:1.6}
+.squares{fill:none;stroke-width:5;stroke-linecap:square}.bars{fill:none;stroke-width:1}
 .c0{stroke:var(--c0)}.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}.c4{stroke:var(--c4)}.c5{stroke:var(--c5)}
 .reference{stroke:var(--soft);stroke-dasharray:6 4}.limit{stroke:var(--red-ink);stroke-dasharray:2 4;stroke-width:2}
 footer{margin-top:3rem;border-top:1px solid var(--rule);color:var(--soft);font-size:.875rem}

@@ -16,7 +16,7 @@ _MARKS = {Color.GREEN: "✓", Color.RED: "✗", Color.AMBER: "?", Color.GREY: "�
 _SIGNS = {"PASS": "✓", "FAIL": "✗", "INCONCLUSIVE": "?", "N-A": "–", "ERROR": "!"}
 _ORDER = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS, None, Verdict.NOT_APPLICABLE)
 #: Rows of a table that stands open as a whole, and rows behind a summary: the rest is in results.json.
-OPEN_ROWS, MAX_ROWS = 8, 400
+OPEN_ROWS, MAX_ROWS = 8, 100
 
 
 def badge(verdict: str) -> Markup:
