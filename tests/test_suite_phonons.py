@@ -12,10 +12,12 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.calculators.morse import MorsePotential
 
-from hydrapot.validation.domain import PhononReference, References, StructureSource
+from hydrapot.validation.domain import Domain, PhononReference, References, StructureSource
 from hydrapot.validation.elasticity import elastic_constants
 from hydrapot.validation.metrics import Verdict
 from hydrapot.validation.preparation import relaxed
+from hydrapot.validation.suite import Context
+from hydrapot.validation.suites import phonons as phonons_suite
 from hydrapot.validation.suites.phonons import SUITE
 from hydrapot.validation.vibrations import hessian, vibrations
 from tests.crystal_helpers import COPPER, UNSTABLE, Altered, context_of, metric, not_a_number, raises
@@ -26,7 +28,8 @@ dynamics = pytest.importorskip("hydrapot.validation.lattice_dynamics")
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCES = ROOT.parent / "shared" / "reference" / "phonopy_examples"
 X, L = np.array([[0.5, 0.5, 0.0]]), np.array([[0.5, 0.5, 0.5]])
-LOWEST, EXACT, PLATEAU = "lowest frequency", "lowest frequency that is exact", "displacement plateau"
+LOWEST, EXACT = "lowest frequency", "lowest frequency that is exact"
+PLATEAU, NOISE = "displacement plateau", "frequency noise"
 
 
 def phonons_of(crystal, calculator, *, max_atoms=64, distance=0.01):
@@ -136,6 +139,33 @@ def test_an_unstable_crystal_has_imaginary_modes():
         assert metric(outcome, name).verdict is Verdict.FAIL
         assert metric(outcome, name).value < -1.0
     assert metric(outcome, PLATEAU).verdict is Verdict.PASS  # no noise that could excuse it
+    assert metric(outcome, NOISE).verdict is Verdict.PASS
+
+
+def test_a_soft_mode_at_gamma_is_found():
+    """Optical modes at Γ count, beside the three that are zero: in one cell there is no other wave vector."""
+    start = bulk("CuAl", "cesiumchloride", a=3.05)
+    phonons = dynamics.phonons_of(start, np.eye(3, dtype=int))
+    phonons.generate_displacements(distance=0.01)
+    forces = dynamics.displaced_forces(phonons, EMT())
+    data = {
+        "numbers": start.numbers, "cell": start.cell.array, "positions": start.get_scaled_positions(),
+        "matrix": np.eye(3, dtype=int), "forces": {"0.005": -0.5 * forces, "0.01": -forces},
+    }  # fmt: skip
+    metrics, _ = phonons_suite._report(context_of(EMT, UNSTABLE), "CuAl", data, unstable=False)
+    (found,) = (m for m in metrics if m.name == EXACT)
+    assert found.value < -1.0
+    assert found.verdict is Verdict.FAIL
+
+
+def test_only_structures_of_a_domain_have_to_be_stable():
+    """What nobody named may be unstable in nature too: inconclusive."""
+    named = context_of(EMT, UNSTABLE)
+    guessed = Context(named.subject, Domain(), prepared=named.structures)
+    metrics = SUITE.run(guessed).metrics
+    found = next(m for m in metrics if m.name == EXACT)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "not named" in found.detail
 
 
 @pytest.mark.parametrize("size", [1e-3, 1e-4])
@@ -147,7 +177,8 @@ def test_noise_breaks_the_plateau(size):
             results["forces"] += size * rng.normal(size=results["forces"].shape)
 
     outcome = SUITE.run(context_of(lambda: Altered(noise)))
-    assert metric(outcome, PLATEAU).verdict is Verdict.FAIL
+    assert metric(outcome, NOISE).verdict is Verdict.FAIL
+    assert metric(outcome, PLATEAU).value > 10 * 0.0077  # that of EMT without noise
 
 
 def test_forces_that_do_not_add_up_break_the_acoustic_sum():
@@ -256,6 +287,20 @@ def test_a_soft_potential_is_found(tmp_path):
     assert found.value < (1 / np.sqrt(0.8) - 1) * highest
     assert metric(outcome, "stiffness", "Cu, own geometry").value == pytest.approx(0.8, abs=1e-3)
     assert "not known" in found.detail
+
+
+def test_a_crystal_that_is_unstable_at_the_level_of_theory_may_be_unstable(tmp_path):
+    crystal = bulk("CuAl", "cesiumchloride", a=3.052)
+    phonons = dynamics.phonons_of(crystal, np.diag([3, 3, 3]))
+    phonons.generate_displacements(distance=0.01)
+    phonons.forces = dynamics.displaced_forces(phonons, EMT())
+    phonons.save(tmp_path / "phonopy_params.yaml", settings={"force_sets": True, "displacements": True})
+    reference = PhononReference(name="CuAl", folder=str(tmp_path), level_of_theory="PBE (itself)")
+    outcome = SUITE.run(context_of(EMT, UNSTABLE, references=References(phonons=(reference,))))
+    assert metric(outcome, EXACT).value < -1.0
+    assert metric(outcome, EXACT).verdict is None
+    assert metric(outcome, LOWEST, "CuAl, own geometry").verdict is None
+    assert metric(outcome, "frequency error", "CuAl, own geometry").verdict is Verdict.PASS
 
 
 def test_references_that_do_not_apply(tmp_path):

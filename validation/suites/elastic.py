@@ -25,6 +25,7 @@ from hydrapot.validation.guarded import PotentialFailure, failed, guarded
 from hydrapot.validation.levels import comparison
 from hydrapot.validation.metrics import Metric, Outcome, skipped
 from hydrapot.validation.preparation import relaxed
+from hydrapot.validation.stability import stability
 from hydrapot.validation.suite import Context, Suite
 
 Array = NDArray[np.float64]
@@ -120,7 +121,9 @@ def _report(context: Context, name: str, cell: Atoms, data: dict[str, Any]) -> l
     )
     return [
         Metric("cell relaxed", name, float(data["converged"]), "", lower=1.0, detail=note),
-        Metric(_MAIN, name, float(eigenvalues[0]), "GPa", lower=0.0, detail=note or "Born stability"),
+        stability(
+            context, Metric(_MAIN, name, float(eigenvalues[0]), "GPa", lower=0.0, detail=note or "Born stability")
+        ),
         *(
             Metric(quantity, name, value, "%", upper=limits[quantity], detail=detail)
             for quantity, value, detail in zip(limits, values, details, strict=True)

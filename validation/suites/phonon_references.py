@@ -1,8 +1,10 @@
 """Part of the suite of phonons: a potential against first-principles force sets, and band structures as figures."""
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.validation.domain import PhononReference
@@ -25,9 +27,16 @@ IMAGINARY = 0.05
 _MAIN = "frequency error"
 
 
-def reference_phonons(
-    context: Context, reference: PhononReference, *, fmax: float
-) -> tuple[list[Metric], list[Figure]]:
+@dataclass(frozen=True)
+class Found:
+    """Metrics and figures of one reference, and whether it has imaginary modes itself."""
+
+    metrics: list[Metric]
+    figures: list[Figure] = field(default_factory=list)
+    unstable: bool = False
+
+
+def reference_phonons(context: Context, reference: PhononReference, *, fmax: float) -> Found:
     """Forces and frequencies at the reference's geometry and at the potential's own."""
     from hydrapot.validation.lattice_dynamics import to_ase
     from hydrapot.validation.phonon_reference import compare, load_reference
@@ -36,10 +45,11 @@ def reference_phonons(
     try:
         found = load_reference(context.domain.folder / reference.folder)
     except ConfigurationError as error:
-        return [skipped(_MAIN, name, str(error), unit="THz")], []
+        return Found([skipped(_MAIN, name, str(error), unit="THz")])
     unknown = found.elements - set(context.subject.elements)
     if unknown:
-        return [skipped(_MAIN, name, f"elements that the potential does not know: {sorted(unknown)}", unit="THz")], []
+        reason = f"elements that the potential does not know: {', '.join(chemical_symbols[z] for z in sorted(unknown))}"
+        return Found([skipped(_MAIN, name, reason, unit="THz")])
     calculator = guarded(context.subject.calculator())
     remark = comparison(context.subject.identity.level_of_theory, level)
     try:
@@ -51,16 +61,16 @@ def reference_phonons(
         own, converged = relaxed(unit_cell, calculator, fmax=fmax, cell=True)
         if not converged:
             failure = PotentialFailure("it does not relax from the reference's geometry")
-            return [*metrics, failed(_MAIN, f"{name}, own geometry", failure, unit="THz")], []
+            return Found([*metrics, failed(_MAIN, f"{name}, own geometry", failure, unit="THz")])
         here = compare(found, calculator, unit_cell=own)
     except PotentialFailure as error:
-        return [failed(_MAIN, name, error, unit="THz")], []
+        return Found([failed(_MAIN, name, error, unit="THz")])
     metrics += _metrics(context, name, level, here, geometry="own geometry", limited=True, remark=remark)
     change = 100 * (here.volume / there.volume - 1)
     detail = f"{here.volume:.3f} against {there.volume:.3f} Å³/atom"
     metrics.append(Metric("volume error", name, change, "%", detail=_joined(detail, remark), level_of_theory=level))
     figure = band_figure(f"Phonons of {name} against {level}", here.phonons, reference=found.phonons)
-    return metrics, [figure] if figure else []
+    return Found(metrics, [figure] if figure else [], there.reference_lowest < -IMAGINARY)
 
 
 def _metrics(

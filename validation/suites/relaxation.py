@@ -13,6 +13,7 @@ from hydrapot.validation.crystals import is_crystal, primitive_cell, space_group
 from hydrapot.validation.guarded import GuardedCalculator, PotentialFailure, failed, guarded
 from hydrapot.validation.metrics import Metric, Outcome, skipped
 from hydrapot.validation.preparation import relaxed
+from hydrapot.validation.stability import stability
 from hydrapot.validation.suite import Context, Suite, Tier
 
 #: eV/Å.
@@ -128,7 +129,7 @@ def _displaced(context: Context, name: str, final: Atoms) -> Metric:
     cell.positions += RATTLE * np.random.default_rng(context.seeds[0]).normal(size=(len(cell), 3))
     back, converged = _relax(context, cell, guarded(context.subject.calculator()))
     detail = "relaxed from displaced atoms" + ("" if converged else "; not converged")
-    return _symmetry(quantity, name, before, space_group(back, tolerance=TOLERANCE), detail)
+    return stability(context, _symmetry(quantity, name, before, space_group(back, tolerance=TOLERANCE), detail))
 
 
 def _symmetry(quantity: str, name: str, before: tuple[int, str], after: tuple[int, str], detail: str) -> Metric:
