@@ -103,7 +103,14 @@ def independent(runs: Sequence[Array]) -> Array:
 
     The package would also look for the part of each run with the most independent values. Of a run in equilibrium that is
     a biased choice: of thirty values a third of the deviations then exceeded two standard errors.
+
+    Raises
+    ------
+    ValueError
+        A run whose values are all the same.
     """
+    if any(np.ptp(run) == 0.0 for run in runs):
+        raise ValueError("what does not fluctuate has no distribution")
     with _quiet() as package:
         inefficiency = package.util.trajectory.statistical_inefficiency  # pymbar's
         stride = max(math.ceil(float(inefficiency(run))) for run in runs)

@@ -180,12 +180,16 @@ class _Watch:
         if not np.isfinite(atoms.positions).all():
             raise PotentialFailure("a position is not finite")
         ratio = found.kinetic[-1] / (1.5 * units.kB * found.n_atoms * found.target[-1])
-        if not ratio < self.hottest:
-            raise PotentialFailure(f"the temperature rose to {ratio:.1f} times that of the thermostat")
-        if self.volume and not 1 / _WILD_VOLUME < found.volume[-1] / self.volume < _WILD_VOLUME:
+        hot = not ratio < self.hottest
+        wild = self.volume and not 1 / _WILD_VOLUME < found.volume[-1] / self.volume < _WILD_VOLUME
+        if wild:
             raise PotentialFailure(f"the volume became {found.volume[-1] / self.volume:.2g} times that at the start")
-        if not look:
-            return
+        if look or hot:  # atoms that meet get hot: the distance says more
+            self._distances(found, atoms)
+        if hot:
+            raise PotentialFailure(f"the temperature rose to {ratio:.1f} times that of the thermostat")
+
+    def _distances(self, found: Sample, atoms: Atoms) -> None:
         i, j, d = neighbor_list("ijd", atoms, self.radii)
         if len(d):
             ratios = d / (self.radii[i] + self.radii[j])
