@@ -106,8 +106,9 @@ def run(line: list[str]) -> None:
     subprocess.run(line, check=True, capture_output=True, text=True)  # noqa: S603
 
 
-# Without a compiler there is no extension, and a wheel is then one for any platform.
-extensions = [Extension("hydrapot.potential.native.libhydrapot", [], optional=True)] if compiler() else []
-if not extensions:
-    logger.warning("hydrapot: no C++17 compiler was found, the native engine is not built; torch does its work")
-setup(ext_modules=extensions, cmdclass={"build_ext": BuildNative})
+if __name__ == "__main__":
+    # Without a compiler there is no extension, and a wheel is then one for any platform.
+    extensions = [Extension("hydrapot.potential.native.libhydrapot", [], optional=True)] if compiler() else []
+    if not extensions:
+        logger.warning("hydrapot: no C++17 compiler was found, the native engine is not built; torch does its work")
+    setup(ext_modules=extensions, cmdclass={"build_ext": BuildNative})
