@@ -18,9 +18,10 @@ from ase.outputs import Properties, all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from hydrapot.calculators.compiled import compiled_network
-from hydrapot.calculators.verlet import VerletList
+from hydrapot.calculators.native import NativeBackend, choose_native
+from hydrapot.calculators.verlet import Pairs, VerletList
 from hydrapot.potential.coverage import structure_warnings
-from hydrapot.potential.errors import ConfigurationError, SimulationError
+from hydrapot.potential.errors import ConfigurationError, InvalidStructureError, SimulationError
 from hydrapot.potential.evaluate import NetworkEnergies, evaluate
 from hydrapot.potential.graph import Graph, charge_and_spin
 from hydrapot.potential.load import load
@@ -57,13 +58,18 @@ class HydrapotCalculator(Calculator):
         Precision of the network; geometry, reference energies and sums are float64 in either case.
         ``"float64"`` for energy conservation over long runs, finite differences and tight relaxations.
     compile
-        Compile the network at the first step (about a minute, once per process and architecture).
+        Compile the network at the first step (about a minute, once per process and architecture); for GPUs, and for
+        CPUs without the native engine.
+    backend
+        ``"native"``: the compiled engine of this package, on a CPU. ``"torch"``: the network in torch. ``"auto"``: the
+        native engine where it is built, unless another device or `compile` is asked for. In float64 both agree to
+        rounding; in float32 the native engine differs by less than the rounding of float32.
     skin
         Å; neighbors are searched up to this much beyond the cutoff and searched again only when atoms or cell
         have moved so far that one could be missed. It changes the cost, never the result.
     threads
-        Threads that torch uses on the CPU during an evaluation; None leaves torch's setting alone. Results
-        are reproducible to the last bit for a fixed number.
+        Threads on the CPU; None takes the number that torch is set to. Results are reproducible to the last bit
+        for a fixed number.
 
     Raises
     ------
@@ -82,6 +88,7 @@ class HydrapotCalculator(Calculator):
         device: str = "cpu",
         dtype: Literal["float32", "float64"] = "float32",
         compile: bool = False,  # noqa: A002 - the word that torch and other calculators use
+        backend: Literal["auto", "native", "torch"] = "auto",
         skin: float = DEFAULT_SKIN,
         threads: int | None = None,
     ) -> None:
@@ -90,6 +97,7 @@ class HydrapotCalculator(Calculator):
             raise ConfigurationError(f"dtype {dtype!r} is not supported: choose float32 or float64")
         if threads is not None and threads < 1:
             raise ConfigurationError(f"threads must be at least 1, not {threads}")
+        native = choose_native(backend, device=device, compile=compile)
         self.potential = _prepare(model, device=device, dtype=_DTYPES[dtype])
         self.head = self.potential.check_head(head)
         self.dtype = dtype
@@ -100,13 +108,24 @@ class HydrapotCalculator(Calculator):
         self._network_checked = not compile
         if compile:
             self._network = compiled_network(self.potential, head=self.head)
+        self._native: NativeBackend | None = None
+        if native:
+            self._native = NativeBackend(self.potential, head=self.head, dtype=dtype)
         self._list = VerletList(cutoff=self.potential.cutoff, skin=skin, device=device)
         self._charge_spin: tuple[int, int | None] = (0, None)
         self._determined = True
         self._warned: set[str] = set()
-        #: Graph of the latest evaluation: what guards and analyses need of the neighbors without a search of
-        #: their own.
-        self.graph: Graph | None = None
+        self._pairs: Pairs | None = None
+
+    @property
+    def backend(self) -> Literal["native", "torch"]:
+        """What evaluates."""
+        return "native" if self._native is not None and self._network is None else "torch"
+
+    @property
+    def graph(self) -> Graph | None:
+        """Graph of the latest evaluation: what analyses need of the neighbors without a search of their own."""
+        return None if self._pairs is None else self._list.compress(self._pairs)
 
     @property
     def head_info(self) -> HeadInfo:
@@ -150,33 +169,47 @@ class HydrapotCalculator(Calculator):
         self.results = {}
         charge, spin = charge_and_spin(atoms)
         with self.threads_set():
-            graph, searched = self._list.graph(
+            self._pairs = None
+            pairs, searched = self._list.pairs(
                 atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, charge=charge, spin=spin
             )
             if searched or not self._supported:  # elements, charge and spin cannot have changed otherwise
                 self._supported = (
                     False  # until the check has passed: a refused structure stays refused when asked again
                 )
-                self.potential.check_supported(graph, head=self.head)
+                self.potential.check_supported(pairs.candidates.graph, head=self.head)
                 self._supported = True
                 self._warn(atoms)
-            if not self._network_checked:
-                self._check_network(graph)
-            prediction = evaluate(self.potential, graph, head=self.head, network=self._network, check=False)
-        self.graph = graph
+            if self.backend == "native":
+                results = self._run_native(pairs)
+            else:
+                results = self._run_torch(self._list.compress(pairs), periodic=bool(atoms.pbc.all()))
+        self._pairs = pairs
         self._charge_spin = (charge, spin)
-        energy, reference = float(prediction.energy[0]), float(prediction.reference_energy[0])
-        self.results = {
-            "energy": energy,
-            "free_energy": energy,
+        self.results = {**results, "free_energy": results["energy"], "energy_determined": self._determined}
+
+    def _run_native(self, pairs: Pairs) -> dict[str, Any]:
+        assert self._native is not None  # noqa: S101
+        try:
+            return self._native.evaluate(pairs, threads=self.threads or torch.get_num_threads())
+        except InvalidStructureError:
+            self._list.compress(pairs)  # coincident atoms, by name
+            raise
+
+    def _run_torch(self, graph: Graph, *, periodic: bool) -> dict[str, Any]:
+        if not self._network_checked:
+            self._check_network(graph)
+        prediction = evaluate(self.potential, graph, head=self.head, network=self._network, check=False)
+        results = {
+            "energy": float(prediction.energy[0]),
             "energies": prediction.energies.cpu().numpy(),
             "forces": prediction.forces.cpu().numpy(),
-            "reference_energy": reference,
+            "reference_energy": float(prediction.reference_energy[0]),
             "interaction_energy": float(prediction.interaction_energy[0]),
-            "energy_determined": self._determined,
         }
-        if atoms.pbc.all():
-            self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].cpu().numpy())
+        if periodic:
+            results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].cpu().numpy())
+        return results
 
     def threads_set(self) -> AbstractContextManager[None]:
         """A block in which torch uses the calculator's number of threads."""
@@ -188,7 +221,12 @@ class HydrapotCalculator(Calculator):
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:  # noqa: ARG002 - signature of ASE
         """What ASE stores beside results, e.g. in a trajectory."""
-        return {"head": self.head, "dtype": self.dtype, "model": self.potential.info.content_hash}
+        return {
+            "head": self.head,
+            "dtype": self.dtype,
+            "backend": self.backend,
+            "model": self.potential.info.content_hash,
+        }
 
     def _warn(self, atoms: Atoms) -> None:
         self._determined = self.potential.references[self.head].determined(atoms.numbers)

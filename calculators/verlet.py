@@ -44,7 +44,7 @@ def _dual(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class _Candidates:
+class Candidates:
     """What one search found, ``E`` directed pairs sorted by (receiver, sender, shift), and where the atoms
     were.
     """
@@ -61,6 +61,34 @@ class _Candidates:
     charge: int
     spin: int | None
     dual: NDArray[np.float64]  # (3, k) pseudo-inverse of the k periodic lattice vectors
+    offsets: NDArray[np.int64]  # (N + 1,) first pair of each receiver
+
+    def shifts_now(self, wraps: NDArray[np.float64]) -> Tensor:
+        """Lattice vectors ``(E, 3)`` between the images that atoms are in now, see :class:`Pairs`."""
+        if not wraps.any():
+            return self.shifts
+        n = torch.from_numpy(wraps).to(self.shifts.device)
+        return self.shifts + n[self.receivers] - n[self.senders]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Every pair within the cutoff of a structure, and some beyond it.
+
+    Attributes
+    ----------
+    candidates
+        The search that found them.
+    positions, cell
+        ``(N, 3)`` and ``(3, 3)`` Å, now.
+    wraps
+        ``(N, 3)`` lattice vectors that each atom was wrapped by since the search.
+    """
+
+    candidates: Candidates
+    positions: NDArray[np.float64]
+    cell: NDArray[np.float64]
+    wraps: NDArray[np.float64]
 
 
 class VerletList:
@@ -88,7 +116,7 @@ class VerletList:
         self.skin = skin
         self.device = torch.device(device)
         self.searches = 0
-        self._candidates: _Candidates | None = None
+        self._candidates: Candidates | None = None
 
     def graph(
         self,
@@ -113,22 +141,32 @@ class VerletList:
         ------
         InvalidStructureError, UnknownElementError, UnsupportedChargeError
         """
+        pairs, searched = self.pairs(numbers, positions, cell, pbc, charge=charge, spin=spin)
+        return self.compress(pairs), searched
+
+    def pairs(
+        self,
+        numbers: NDArray[np.int64],
+        positions: NDArray[np.float64],
+        cell: NDArray[np.float64],
+        pbc: NDArray[np.bool_],
+        *,
+        charge: int = 0,
+        spin: int | None = None,
+    ) -> tuple[Pairs, bool]:
+        """The pairs of a structure with those of the skin, and whether a search was made; as :meth:`graph`."""
         old = self._candidates
         if old is not None and self._same_system(old, numbers, pbc, charge, spin):
             wraps = self._wraps_if_complete(old, positions, cell)
             if wraps is not None:
-                graph = self._compress(old, positions, cell, wraps)
-                if graph is not None:
-                    return graph, False
+                return Pairs(old, positions, cell, wraps), False
         self._candidates = None  # a failed search must not leave the old list in place
         self._candidates = self._search(numbers, positions, cell, pbc, charge, spin)
-        graph = self._compress(self._candidates, positions, cell, None)
-        assert graph is not None  # noqa: S101 - the search has raised if atoms coincide
-        return graph, True
+        return Pairs(self._candidates, positions, cell, np.zeros_like(positions)), True
 
     @staticmethod
     def _same_system(
-        old: _Candidates, numbers: NDArray[np.int64], pbc: NDArray[np.bool_], charge: int, spin: int | None
+        old: Candidates, numbers: NDArray[np.int64], pbc: NDArray[np.bool_], charge: int, spin: int | None
     ) -> bool:
         return (
             np.array_equal(numbers, old.numbers)
@@ -144,7 +182,7 @@ class VerletList:
         pbc: NDArray[np.bool_],
         charge: int,
         spin: int | None,
-    ) -> _Candidates:
+    ) -> Candidates:
         self.searches += 1
         wide = build_graph_from_arrays(
             numbers, positions, cell, pbc, cutoff=self.cutoff + self.skin, charge=charge, spin=spin
@@ -160,7 +198,7 @@ class VerletList:
         s = shifts.T
         # Sorting the reversed pairs (j, i, −S) the same way lines both sides of every pair up.
         reverse = np.lexsort((-s[2], -s[1], -s[0], receivers, senders))
-        return _Candidates(
+        return Candidates(
             graph=wide.to(self.device),
             receivers=torch.from_numpy(receivers.copy()).to(self.device),
             senders=torch.from_numpy(senders.copy()).to(self.device),
@@ -173,10 +211,11 @@ class VerletList:
             charge=charge,
             spin=spin,
             dual=_dual(cell[pbc]),
+            offsets=np.searchsorted(receivers, np.arange(len(positions) + 1)),
         )
 
     def _wraps_if_complete(
-        self, old: _Candidates, positions: NDArray[np.float64], cell: NDArray[np.float64]
+        self, old: Candidates, positions: NDArray[np.float64], cell: NDArray[np.float64]
     ) -> NDArray[np.float64] | None:
         """Lattice vectors ``(N, 3)`` that each atom was wrapped by since the search; None when the list may
         miss a pair.
@@ -207,30 +246,27 @@ class VerletList:
         complete = self.cutoff + farthest <= (self.cutoff + self.skin) * shrink - _ROUNDING
         return wraps if complete else None
 
-    def _compress(
-        self,
-        old: _Candidates,
-        positions: NDArray[np.float64],
-        cell: NDArray[np.float64],
-        wraps: NDArray[np.float64] | None,
-    ) -> Graph | None:
-        """The candidates within the cutoff as a graph with rows as short as they can be; None if two atoms
-        coincide.
+    def compress(self, pairs: Pairs) -> Graph:
+        """The pairs within the cutoff as a graph with rows as short as they can be.
+
+        Raises
+        ------
+        InvalidStructureError
+            Two atoms coincide.
         """
+        old, positions, cell = pairs.candidates, pairs.positions, pairs.cell
         n_atoms = len(positions)
         x = torch.from_numpy(positions.copy()).to(self.device)
         h = torch.from_numpy(cell.copy()).to(self.device)
-        shifts = old.shifts
-        if wraps is not None and wraps.any():
-            n = torch.from_numpy(wraps).to(self.device)
-            shifts = shifts + n[old.receivers] - n[old.senders]
+        shifts = old.shifts_now(pairs.wraps)
         # Term by term, not as a matrix product, whose rounding may depend on the row: r_ij must be exactly
         # −r_ji.
         vectors = x[old.senders] - x[old.receivers]
         vectors = vectors + shifts[:, 0:1] * h[0] + shifts[:, 1:2] * h[1] + shifts[:, 2:3] * h[2]
         squares = vectors[:, 0] ** 2 + vectors[:, 1] ** 2 + vectors[:, 2] ** 2
         if len(squares) and float(squares.min()) < MINIMUM_DISTANCE**2:
-            return None
+            self._candidates = None
+            self._search(old.numbers, positions, cell, old.pbc, old.charge, old.spin)  # names the atoms
         kept = torch.nonzero(squares < self.cutoff**2).reshape(-1)
 
         receivers = old.receivers[kept]

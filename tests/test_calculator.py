@@ -22,6 +22,7 @@ from hydrapot.potential import (
     UnsupportedChargeError,
     build_graph,
     evaluate,
+    native,
     save,
 )
 from tests.engine_helpers import CRYSTALS, MOLECULES, small_potential
@@ -33,6 +34,13 @@ def crystal():
     atoms = bulk("Cu", cubic=True).repeat((2, 1, 1))
     atoms.numbers[1] = 8
     atoms.rattle(0.1, seed=3)
+    return atoms
+
+
+def slab():
+    atoms = crystal()
+    atoms.set_cell(atoms.cell.array * [[1], [1], [0]], scale_atoms=False)
+    atoms.pbc = [True, True, False]
     return atoms
 
 
@@ -267,3 +275,59 @@ def test_what_is_refused_once_is_refused_again(charge):
     for _ in range(3):
         with pytest.raises(UnsupportedChargeError):
             atoms.get_potential_energy()
+
+
+@pytest.mark.skipif(not native.available(), reason="the native engine is not built")
+class TestBackends:
+    """The native engine and torch are one model: the same numbers in float64, float32 within its rounding."""
+
+    @pytest.mark.parametrize("structure", ["crystal", "molecule", "slab"])
+    def test_both_agree(self, structure):
+        atoms = {"crystal": crystal, "molecule": lambda: molecule("CH4"), "slab": slab}[structure]()
+        head = MOLECULES if structure == "molecule" else CRYSTALS
+        results = {}
+        for backend in ("native", "torch"):
+            atoms.calc = HydrapotCalculator(small_potential(), head=head, dtype="float64", backend=backend)
+            assert atoms.calc.backend == backend
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*periodic directions")
+                atoms.get_forces()
+            results[backend] = atoms.calc.results
+        assert results["native"].keys() == results["torch"].keys()
+        for name, value in results["torch"].items():
+            np.testing.assert_allclose(results["native"][name], value, rtol=1e-11, atol=1e-10, err_msg=name)
+
+    def test_the_skin_changes_no_bit(self):
+        """A list that is kept gives the bits of a fresh one: trajectories then resume exactly."""
+        rng = np.random.default_rng(3)
+        atoms = crystal()
+        kept = HydrapotCalculator(small_potential(), head=CRYSTALS, backend="native", skin=1.0)
+        for step in range(6):
+            atoms.positions += 0.02 * rng.normal(size=atoms.positions.shape)
+            if step == 3:
+                atoms.positions[0] += atoms.cell.array[1]  # an engine wrapped an atom
+            kept.calculate(atoms)
+            fresh = HydrapotCalculator(small_potential(), head=CRYSTALS, backend="native", skin=1.0)
+            fresh.calculate(atoms)
+            if step < 3:
+                np.testing.assert_array_equal(kept.results["forces"], fresh.results["forces"])
+            else:
+                np.testing.assert_allclose(kept.results["forces"], fresh.results["forces"], rtol=0, atol=2e-5)
+        assert kept.searches == 1
+
+    def test_coincident_atoms_are_named(self):
+        atoms = crystal()
+        atoms.calc = HydrapotCalculator(small_potential(), head=CRYSTALS, backend="native")
+        atoms.get_forces()
+        atoms.positions[1] = atoms.positions[0]
+        with pytest.raises(InvalidStructureError, match="atoms 0"):
+            atoms.get_forces()
+
+    @pytest.mark.parametrize("settings", [{"device": "meta"}, {"compile": True}])
+    def test_what_it_cannot_do_is_refused_and_auto_takes_torch(self, settings):
+        with pytest.raises(ConfigurationError, match="native backend cannot be used"):
+            HydrapotCalculator(small_potential(), head=CRYSTALS, backend="native", **settings)
+
+    def test_an_unknown_backend(self):
+        with pytest.raises(ConfigurationError, match="auto, native or torch"):
+            HydrapotCalculator(small_potential(), head=CRYSTALS, backend="fast")

@@ -55,9 +55,9 @@ def precision_calculator(potential: "Potential", *, head: str, precision: str) -
     if precision == "f32-compiled":
         return HydrapotCalculator(potential, head=head, dtype="float32", compile=True)
     if precision == "tf32":
-        return _TF32Calculator(potential, head=head, dtype="float32")
+        return _TF32Calculator(potential, head=head, dtype="float32", backend="torch")
     if precision == "bf16":
-        return _BF16Calculator(potential, head=head, dtype="float32")
+        return _BF16Calculator(potential, head=head, dtype="float32", backend="torch")
     raise ConfigurationError(f"precision {precision!r} is not known: choose from {', '.join(PRECISIONS)}")
 
 
