@@ -120,6 +120,25 @@ def test_a_wrong_stress_counts_only_for_uses_that_need_one():
     assert {key for key, color in colors.items() if color is Color.GREY} == {u.key for u in USES if u.stress}
 
 
+def test_what_a_suite_found_in_another_precision_counts_in_its_column_only():
+    outcomes = sound_outcomes()
+    bad = Metric("closed path", "MgO, seed 1, ASE f32", 7.0, "eV/atom", upper=1.0)
+    outcomes["gradient"] = Outcome([*outcomes["gradient"].metrics, bad])
+    found = matrix(outcomes)
+    assert found.cell("nvt", F64).color is Color.GREEN
+    assert found.cell("nvt", F32).color is Color.RED
+
+
+def test_a_calculator_without_batches_lacks_nothing():
+    outcomes = sound_outcomes()
+    outcomes["contract"] = Outcome([*outcomes["contract"].metrics, skipped("batch", "all", "one structure at a time")])
+    cell = matrix(outcomes).cell("energies", F64)
+    assert cell.color is Color.GREEN
+    assert cell.gaps
+    outcomes["contract"] = Outcome([*outcomes["contract"].metrics, Metric("batch", "all", 3.0, "", upper=1.0)])
+    assert matrix(outcomes).cell("energies", F64).color is Color.RED
+
+
 def test_npt_needs_a_run_at_constant_pressure():
     outcomes = sound_outcomes()
     outcomes["md"] = Outcome(outcomes["md"].metrics[:1])

@@ -19,7 +19,14 @@ from hydrapot.validation.suites.nve import slope_limit
 from hydrapot.validation.uses import USES, Use
 
 #: Numbers that are reported and decide nothing, measured or not.
-_INFORMATIVE = {("nve", "shadow energy slope at twice the step")}
+_INFORMATIVE = {("nve", "shadow energy slope at twice the step"), ("walls", "barrier before a hole")}
+#: Where not to be applicable is no lack: calculators have neither batches nor heads, engines need not give atomic energies.
+_OPTIONAL = {
+    ("contract", "batch"),
+    ("contract", "charge and spin"),
+    ("walls", "dimers refused"),
+    ("parity", "per-atom energy difference"),
+}
 _ENGINES = {"ase": "ASE", "lammps": "LAMMPS", "openmm": "OpenMM"}
 #: In the names of metrics that concern the stress.
 _STRESS_WORDS = ("stress", "strain", "virial", "pressure", "compression")
@@ -242,7 +249,7 @@ class _Requirements:
             findings.untested.append(f"{suite}: {self.errors.get(suite, 'not tested: not part of this validation')}")
             return
         metrics = [self._for_use(use, suite, m) for m in _relevant(use, outcome.metrics)]
-        metrics = [m for m in metrics if (suite, m.name) not in _INFORMATIVE and m.precision in precisions]
+        metrics = [m for m in metrics if (suite, m.name) not in _INFORMATIVE and _precision(m) in precisions]
         self._add(findings, suite, suite, metrics)
 
     def _add(self, findings: _Findings, label: str, suite: str, metrics: Sequence[Metric]) -> None:
@@ -258,7 +265,8 @@ class _Requirements:
                 continue
             statement = f"{label}, {name}: {_listed(dict.fromkeys(f'{m.subject}: {m.detail}' for m in missing))}"
             whole = len(missing) == len(group)
-            (findings.untested if whole and self.categories.get(suite, "A") == "A" else findings.gaps).append(statement)
+            lack = whole and self.categories.get(suite, "A") == "A" and (suite, name) not in _OPTIONAL
+            (findings.untested if lack else findings.gaps).append(statement)
 
     def _measured(self, findings: _Findings, use: Use) -> None:
         """What the use cannot do without, and a suite may leave out for want of a stress or of a crystal."""
@@ -319,6 +327,12 @@ def _relevant(use: Use, metrics: Iterable[Metric]) -> list[Metric]:
 def _concerns(use: Use, metric: Metric) -> bool:
     """Whether a metric counts for a use: those of the stress only where a stress is needed."""
     return use.stress or not any(word in metric.name.lower() for word in _STRESS_WORDS)
+
+
+def _precision(metric: Metric) -> str:
+    """What a metric holds for; the suites of the contract write ``ASE f32`` at the end of the subject."""
+    before, _, last = metric.subject.rpartition(" ")
+    return metric.precision or (last if before.endswith("ASE") else "")
 
 
 def _names_engine(metric: Metric, engine: str) -> bool:

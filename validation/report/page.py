@@ -168,7 +168,7 @@ def _suites(document: Document) -> Markup:
     for record in document.suites:
         found = record.found
         decisive = worst(found.metrics) if found is not None else None
-        name = tag("a", record.title, href=f"#{record.name}") if found is not None or record.reason else record.title
+        name = tag("a", record.title, href=f"#{record.name}") if _tested(found) else record.title
         if found is None:
             middle = tag("td", record.reason or "not run", class_="soft", colspan=2, data_label="why")
         else:
@@ -194,15 +194,17 @@ def _duration(seconds: float | None) -> str:
     return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
+def _tested(found: Outcome | None) -> bool:
+    return found is not None and any(metric.value is not None for metric in found.metrics)
+
+
 def _details(document: Document) -> Markup:
     left = MAX_FIGURE_BYTES
     articles = []
     for record in document.suites:
         found = record.found
-        if found is None:
-            if record.reason:
-                articles.append(_article(record, tag("p", record.reason)))
-            continue
+        if found is None or not _tested(found):
+            continue  # the list of suites says why
         drawn = _figures(found, left)
         left -= len(drawn.encode())
         notes = tag("ul", *(tag("li", note) for note in found.notes), class_="small") if found.notes else None

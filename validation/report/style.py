@@ -45,7 +45,7 @@ font-weight:600;line-height:1.2;overflow-wrap:normal}
 details{margin:.6rem 0}summary{cursor:pointer;color:var(--link)}details ul{margin:.3rem 0;padding-left:1.2rem;font-size:.9rem}
 .bar{display:inline-block;position:relative;width:5.5rem;height:.55rem;border:1px solid var(--soft);border-radius:.2rem;
 overflow:hidden;vertical-align:middle;margin-right:.5rem}
-.margin{white-space:nowrap}.bar i{position:absolute;inset:0 auto 0 0;background:var(--soft)}
+td.margin{white-space:nowrap}.bar i{position:absolute;inset:0 auto 0 0;background:var(--soft)}
 article{border-top:2px solid var(--rule);margin-top:2.2rem}article h2{margin-top:1rem}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:1rem;margin:1rem 0}
 figure{margin:0;background:var(--panel);border-radius:.5rem;padding:.7rem .7rem .5rem;break-inside:avoid;max-width:36rem}

@@ -98,6 +98,8 @@ def metric_cell(metric: Metric | None) -> Markup:
     """The worst metric of a suite in one line."""
     if metric is None:
         return tag("td", "no limits", class_="soft", data_label="worst")
+    if metric.value is None:
+        return tag("td", metric.detail or "not tested", class_="soft", data_label="why")
     where = f"{metric.subject}" if metric.subject else ""
     return tag(
         "td",
@@ -116,7 +118,7 @@ def margin_cell(metric: Metric | None) -> Markup:
         return tag("td", f"{quantity(metric.value, metric.unit)}, limit {limit(metric)}", data_label="margin")
     used = min(share(metric) or 0.0, 1.0)
     bar = tag("span", tag("i", style=f"width:{100 * used:.0f}%"), class_="bar", aria_hidden="true")
-    return tag("td", bar, tag("span", words, class_="margin"), data_label="margin")
+    return tag("td", bar, words, class_="margin", data_label="margin")
 
 
 def metrics_tables(metrics: Sequence[Metric]) -> Markup:
