@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.calculator import PropertyNotImplementedError
 
 from hydrapot.validation.engines import Engine, EngineResult, engines, reference_engine
 from hydrapot.validation.guarded import PotentialFailure
@@ -90,8 +91,8 @@ def structures(context: Context) -> dict[str, tuple[Atoms, tuple[int, ...]]]:
 def _try(engine: Engine, atoms: Atoms, species: Sequence[int]) -> EngineResult | str:
     try:
         return engine.evaluate(atoms, species=species)
-    except PotentialFailure as error:
-        return str(error)
+    except (PotentialFailure, PropertyNotImplementedError) as error:
+        return str(error) or "not implemented"
 
 
 def _compare(
