@@ -33,8 +33,8 @@ class SuiteChange:
 
     @property
     def better(self) -> bool:
-        """Whether B says more."""
-        return _rank(self.after) < _rank(self.before)
+        """Whether B says more; what was not tested is never better."""
+        return self.after not in {None, "N-A"} and _rank(self.after) < _rank(self.before)
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class MetricChange:
 
     @property
     def better(self) -> bool:
-        """Whether its verdict rose."""
-        return MetricChange(self.key, self.after, self.before).worse
+        """Whether its verdict rose; what was not measured is never better."""
+        return self.after.value is not None and MetricChange(self.key, self.after, self.before).worse
 
     @property
     def difference(self) -> float | None:
