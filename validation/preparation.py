@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.build import bulk, molecule
+from ase.build import molecule
 from ase.calculators.calculator import Calculator
 from ase.collections import g2
 from ase.data import atomic_numbers
 from ase.filters import FrechetCellFilter
 from ase.neighborlist import neighbor_list
 from ase.optimize import BFGS
-from ase.spacegroup import crystal
 from scipy.optimize import minimize_scalar
 
 from hydrapot.validation.domain import Domain
-from hydrapot.validation.structures import bond, cluster, radius
+from hydrapot.validation.prototypes import KNOWN_DISTANCES, NON_METALS, prototypes_of, scaled, usual_distance
+from hydrapot.validation.structures import cluster
 from hydrapot.validation.subject import Subject
 
 logger = logging.getLogger(__name__)
@@ -31,9 +31,6 @@ _ELEMENTAL = 1.2
 #: What is chosen among the elements of a calculator of which no frequencies are known.
 _PARTNERS = tuple(atomic_numbers[symbol] for symbol in ("O", "F", "Cl", "N", "S", "C"))
 _METALS = tuple(atomic_numbers[symbol] for symbol in ("Mg", "Na", "Ca", "Al", "Ti", "Li", "Si", "Fe", "Ni", "Cu"))
-_NON_METALS = frozenset((1, 2, 5, 6, 7, 8, 9, 10, 15, 16, 17, 18, 34, 35, 36, 53, 54))
-_LATTICES = ("fcc", "bcc", "diamond", "hcp")
-_COMPOUNDS = ("rocksalt", "cesiumchloride", "zincblende")
 #: Metals that make a 1:1 salt with a partner.
 _SALTS = {
     8: ("Mg", "Ca", "Sr", "Ba", "Mn", "Fe", "Co", "Ni", "Zn", "Cd", "Be", "Ti", "V", "Cu"),
@@ -45,8 +42,6 @@ _SALTS = {
 _USUAL = (0.8, 1.4)
 #: Lattices within this part of the energy on a coarse scan compete; those within so many eV/atom are equal.
 _COMPETING, _EQUAL = 0.05, 2e-3
-#: Å; nearest distance where a potential has no minimum over the volume, as some that were trained at one volume only.
-_KNOWN = {"SiO2-quartz": 1.605}
 
 
 def relaxed(
@@ -143,8 +138,8 @@ def _compositions(subject: Subject, elements: Sequence[int]) -> list[tuple[int, 
             return [(z,) for z in elements[:2]]
         if len(elements) == 3 and 8 in elements and per_structure > 2.8:
             return [tuple(elements)]
-    metals = [z for z in elements if z not in _NON_METALS]
-    others = [z for z in elements if z in _NON_METALS]
+    metals = [z for z in elements if z not in NON_METALS]
+    others = [z for z in elements if z in NON_METALS]
     if metals and others:
         if info is None:
             metals, others = _sorted_by(metals, _METALS), _sorted_by(others, _PARTNERS)
@@ -171,8 +166,8 @@ def _crystal(calculator: Calculator, elements: tuple[int, ...], *, cutoff: float
 
     With `usual_only` no minimum is looked for at other distances, which matter for model potentials only.
     """
-    prototypes = _prototypes(elements)
-    usual = _usual_distance(elements, cutoff=cutoff)
+    prototypes = prototypes_of(elements)
+    usual = usual_distance(elements, cutoff=cutoff)
     minima = {
         name: found
         for name, unit in prototypes.items()
@@ -182,7 +177,7 @@ def _crystal(calculator: Calculator, elements: tuple[int, ...], *, cutoff: float
     if not usual_ones:
         name, unit = next(iter(prototypes.items()))
         logger.info("no minimum of the energy of %s over the volume", name)
-        finished, _ = relaxed(_scaled(unit, _KNOWN.get(name, 1.1 * usual)), calculator, max_steps=60)
+        finished, _ = relaxed(scaled(unit, KNOWN_DISTANCES.get(name, 1.1 * usual)), calculator, max_steps=60)
         return {name: finished}
     lowest = min(m.energy for m in usual_ones.values())
     refined = {
@@ -192,67 +187,13 @@ def _crystal(calculator: Calculator, elements: tuple[int, ...], *, cutoff: float
     }
     lowest = min(m.energy for m in refined.values())
     name = next(n for n, m in refined.items() if m.energy < lowest + _EQUAL)  # cubic ones come first
-    atoms = _scaled(prototypes[name], refined[name].distance)
+    atoms = scaled(prototypes[name], refined[name].distance)
     finished, converged = relaxed(atoms, calculator, cell=True, max_steps=60)
     return {name: finished if converged else atoms}
 
 
 def _is_usual(ratio: float) -> bool:
     return _USUAL[0] < ratio < _USUAL[1]
-
-
-def _usual_distance(elements: tuple[int, ...], *, cutoff: float) -> float:
-    """Å; the shortest in a perovskite or in quartz is that of the small cation and oxygen."""
-    others = [z for z in elements if z != 8] if len(elements) > 1 and 8 in elements else list(elements)
-    partner = 8 if len(others) < len(elements) else others[-1]
-    return min(bond(z, partner, cutoff=cutoff) for z in others)
-
-
-def _prototypes(elements: tuple[int, ...]) -> dict[str, Atoms]:
-    """Primitive cells with a nearest distance of 1 Å, by name."""
-    if len(elements) == 1:
-        made = {}
-        for lattice in _LATTICES:
-            made[lattice] = bulk("X", lattice, a=1.0, covera=float(np.sqrt(8 / 3)) if lattice == "hcp" else None)
-            made[lattice].numbers[:] = elements[0]
-    elif set(elements) == {8, 14}:
-        # P3_121; positions of Levien, Prewitt, Weidner, Am. Mineral. 65, 920 (1980).
-        made = {
-            "quartz": crystal(
-                ["Si", "O"],
-                [(0.4697, 0, 1 / 3), (0.4135, 0.2669, 0.1191 + 1 / 3)],
-                spacegroup=152,
-                cellpar=[4.916, 4.916, 5.4054, 90, 90, 120],
-            )
-        }
-    elif len(elements) == 2:
-        made = {}
-        if not _NON_METALS & set(elements):
-            made["L1_0"] = Atoms("NaCl", [[0, 0, 0], [0.5, 0.5, 0.5**0.5]], cell=[1, 1, 2**0.5], pbc=True)
-        made |= {lattice: bulk("NaCl", lattice, a=1.0) for lattice in _COMPOUNDS}
-        for atoms in made.values():
-            atoms.numbers[:] = elements
-    else:
-        large, small = sorted((z for z in elements if z != 8), key=lambda z: -radius(z))
-        corners = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
-        made = {"perovskite": Atoms([large, small, 8, 8, 8], corners, cell=np.eye(3), pbc=True)}
-    formula = (
-        "SiO2" if "quartz" in made else next(iter(made.values())).symbols.get_chemical_formula("metal", empirical=True)
-    )
-    return {f"{formula}-{lattice}": _unit(atoms) for lattice, atoms in made.items()}
-
-
-def _unit(atoms: Atoms) -> Atoms:
-    """A copy with a nearest distance of 1 Å."""
-    nearest = float(neighbor_list("d", atoms, 1.01 * float(atoms.cell.lengths().max())).min())
-    return _scaled(atoms, 1.0 / nearest)
-
-
-def _scaled(atoms: Atoms, factor: float) -> Atoms:
-    """A copy with all lengths multiplied."""
-    copy: Atoms = atoms.copy()
-    copy.set_cell(copy.cell.array * factor, scale_atoms=True)
-    return copy
 
 
 @dataclass(frozen=True)
@@ -266,7 +207,7 @@ class _Minimum:
 
 def _energy_at(calculator: Calculator, unit: Atoms, distance: float) -> float:
     """Energy per atom (eV); NaN where the calculator raises."""
-    atoms = _scaled(unit, distance)
+    atoms = scaled(unit, distance)
     atoms.calc = calculator
     try:
         return float(atoms.get_potential_energy()) / len(atoms)
