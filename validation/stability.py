@@ -1,4 +1,4 @@
-"""What an instability of a crystal says about a potential."""
+"""What an instability of a crystal or molecule says about a potential."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from hydrapot.validation.suite import Context
 
 
 def stability(context: Context, metric: Metric) -> Metric:
-    """A metric whose failure says that a crystal is unstable; of a structure that nobody named, that is inconclusive.
+    """A metric whose failure says that a structure is unstable; of one that nobody named, that is inconclusive.
 
     The most stable of a few simple crystals need not be stable in nature either (SrTiO₃ in the cubic structure is not):
     only a structure of the domain is meant to be.

@@ -33,9 +33,10 @@ IMAGINARY, IMAGINARY_CAP = 0.05, 0.3
 #: Spread of a frequency over the displacements: THz, or of the highest frequency where that is more. EMT copper 0.008 THz,
 #: heads of hydrapot-s for a metal or MgO 0.02 to 0.17; 3 % is what functionals differ by.
 PLATEAU_LIMIT, PLATEAU_RELATIVE = 0.1, 0.03
-#: THz; difference between the two shortest displacements, where anharmonic terms do not matter yet. EMT copper 0.0007, heads of
-#: hydrapot-s for a metal or MgO 0.004 to 0.02; random forces of 1e-4 eV/Å give 0.1.
-NOISE_LIMIT = 0.05
+#: Difference between the two shortest displacements, where anharmonic terms do not matter yet: THz, or of the highest
+#: frequency where that is more. EMT copper 0.0007 THz, heads of hydrapot-s for a metal or MgO 0.004 to 0.02; random forces
+#: of 1e-4 eV/Å give 0.1.
+NOISE_LIMIT, NOISE_RELATIVE = 0.05, 0.005
 #: THz; softer modes are not asked for a plateau: their frequency is the root of a small difference.
 SOFT = 0.5
 #: Largest sum over the force constants of an atom, relative to the largest constant, by the shortest displacement (what is
@@ -173,7 +174,9 @@ def _report(context: Context, name: str, data: dict[str, Any], *, unstable: bool
     hard = by_distance[DISTANCE] > SOFT
     change = np.abs(by_distance[DISTANCES[0]] - by_distance[DISTANCE])
     spread = float(np.ptp(list(by_distance.values()), axis=0)[hard].max()) if hard.any() else float("nan")
-    plateau = max(PLATEAU_LIMIT, PLATEAU_RELATIVE * float(by_distance[DISTANCE].max()))
+    highest = float(by_distance[DISTANCE].max())
+    plateau = max(PLATEAU_LIMIT, PLATEAU_RELATIVE * highest)
+    quiet = max(NOISE_LIMIT, NOISE_RELATIVE * highest)
     noise = float(change.max())
     threshold = min(max(IMAGINARY, 3.0 * noise), IMAGINARY_CAP)
     values = by_distance[DISTANCE]
@@ -189,14 +192,14 @@ def _report(context: Context, name: str, data: dict[str, Any], *, unstable: bool
         Metric("displacement plateau", name, spread, "THz", upper=context.limit("phonons", "displacement plateau", plateau),
                detail=f"displacements {min(by_distance)} to {max(by_distance)} Å, modes above {SOFT} THz"),
         Metric("frequency noise", name, float(change[hard].max()) if hard.any() else float("nan"), "THz",
-               upper=context.limit("phonons", "frequency noise", NOISE_LIMIT), detail="0.005 against 0.01 Å"),
+               upper=context.limit("phonons", "frequency noise", quiet), detail="0.005 against 0.01 Å"),
         Metric("acoustic sum residual", name, residual, "",
                upper=context.limit("phonons", "acoustic sum residual", ACOUSTIC_LIMIT), detail="of the largest force constant"),
         Metric("lowest frequency that is exact", name, low_exact, "THz", lower=stable,
                detail=f"{len(exact)} wave vectors that fit into a {cell}; noise {noise:.2g} THz{remark}"),
         Metric(_MAIN, name, low, "THz", lower=stable, interval=(low, low_exact),
                detail=f"interpolated mesh, interval up to the lowest exact one; {cell}{remark}"),
-        Metric("highest frequency", name, float(values.max()), "THz", detail=cell),
+        Metric("highest frequency", name, highest, "THz", detail=cell),
         Metric("heat capacity", name, thermal.heat_capacity, "J/(K mol)", detail=f"C_V, {at}"),
         Metric("vibrational entropy", name, thermal.entropy, "J/(K mol)", detail=at),
         Metric("vibrational free energy", name, thermal.free_energy, "kJ/mol", detail=at),
@@ -228,12 +231,18 @@ def _molecule(context: Context, name: str, atoms: Atoms) -> list[Metric]:
     threshold = min(max(IMAGINARY, 3.0 * noise), IMAGINARY_CAP)
     rigid = float(np.abs(reported.rigid).max())
     rigid_limit = RIGID_LIMIT if context.subject.resolution < 1e-12 else RIGID_LIMIT_SINGLE
+    lowest = Metric(
+        "lowest vibration",
+        name,
+        float(reported.internal.min()),
+        "THz",
+        lower=context.limit("phonons", "lowest vibration", -threshold),
+        detail=f"{len(reported.internal)} vibrations; noise {noise:.2g} THz",
+    )
     zero_point = 0.5 * 4.135667696 * float(reported.internal[reported.internal > 0].sum())  # h in meV/THz
     return [
         before,
-        Metric("lowest vibration", name, float(reported.internal.min()), "THz",
-               lower=context.limit("phonons", "lowest vibration", -threshold),
-               detail=f"{len(reported.internal)} vibrations; noise {noise:.2g} THz"),
+        stability(context, lowest),
         Metric("translations and rotations", name, rigid, "THz",
                upper=context.limit("phonons", "translations and rotations", rigid_limit),
                detail=f"largest of {len(reported.rigid)} that cost no energy"),
