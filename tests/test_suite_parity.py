@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from ase.calculators.emt import EMT
 
+from hydrapot.potential import native
 from hydrapot.potential.checkpoint import save
 from hydrapot.validation import engines as registry
 from hydrapot.validation.domain import Domain, StructureSource
@@ -80,8 +81,12 @@ def test_paths_of_a_checkpoint_agree(tmp_path):
     made = Context(CheckpointSubject(str(path), head="a"), Domain(structures=(copper,)), Tier.SMOKE)
     outcome = SUITE.run(made)
     assert outcome.verdict is Verdict.PASS, [m for m in outcome.metrics if m.verdict is Verdict.FAIL]
-    assert metric(outcome, "force difference", "ase, dense sums").verdict is Verdict.PASS
-    assert metric(outcome, "per-atom energy difference", "ase, dense sums").verdict is Verdict.PASS
+    for path in ("ase, dense sums", "ase, blocked sums"):
+        assert metric(outcome, "force difference", path).verdict is Verdict.PASS
+        assert metric(outcome, "per-atom energy difference", path).verdict is Verdict.PASS
+    compiled = native.reason_missing() is None
+    found = metric(outcome, "force difference", "ase, native")
+    assert found.verdict is (Verdict.PASS if compiled else Verdict.NOT_APPLICABLE)
 
 
 def test_missing_engines_are_named_and_not_passed():

@@ -5,10 +5,9 @@ engines for a subject, several where one program runs in several ways (on 1, 2 a
 for and has no adapter, or cannot run here, is said to be missing and why; it never counts as tested.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from ase import Atoms
@@ -16,6 +15,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError
 from numpy.typing import NDArray
 
 from hydrapot.calculators import HydrapotCalculator
+from hydrapot.potential import native
 from hydrapot.validation.guarded import GuardedCalculator, PotentialFailure, guarded
 from hydrapot.validation.nve import run_nve
 from hydrapot.validation.subject import CheckpointSubject, Subject
@@ -177,27 +177,29 @@ def _ase(subject: Subject) -> Sequence[Engine]:
     kept = ASEEngine("ase, one calculator", subject.calculator, resolution=subject.resolution, reuse=True)
     engines: list[Engine] = [kept]
     if isinstance(subject, CheckpointSubject):
-        engines.append(ASEEngine("ase, dense sums", lambda: _dense(subject), resolution=subject.resolution, reuse=True))
-        if "backend" in inspect.signature(HydrapotCalculator).parameters:
-            engines.append(
-                ASEEngine("ase, native", lambda: _native(subject), resolution=subject.resolution, reuse=True)
-            )
+        paths: list[tuple[str, Callable[[], Calculator]]] = [
+            ("ase, blocked sums", lambda: _calculator(subject, backend="torch")),
+            ("ase, dense sums", lambda: _dense(subject)),
+        ]
+        reason = native.reason_missing()
+        if reason is None:
+            paths.append(("ase, native", lambda: _calculator(subject, backend="native")))
         else:
-            engines.append(MissingEngine("ase, native", "this version has no native backend"))
+            engines.append(MissingEngine("ase, native", reason))
+        engines += [ASEEngine(name, make, resolution=subject.resolution, reuse=True) for name, make in paths]
     return engines
+
+
+def _calculator(subject: CheckpointSubject, *, backend: Literal["native", "torch"]) -> HydrapotCalculator:
+    return HydrapotCalculator(subject.potential, head=subject.identity.head, dtype="float64", backend=backend)
 
 
 def _dense(subject: CheckpointSubject) -> Calculator:
     """The form of training and of GPUs, in place of the blocked sums of the CPU."""
+    calculator = _calculator(subject, backend="torch")
     head = subject.identity.head
-    calculator = HydrapotCalculator(subject.potential, head=head, dtype="float64")
     calculator._network = lambda graph: calculator.potential.network_energies(graph, head=head)  # noqa: SLF001
     return calculator
-
-
-def _native(subject: CheckpointSubject) -> Calculator:
-    settings = {"head": subject.identity.head, "dtype": "float64", "backend": "native"}
-    return HydrapotCalculator(subject.potential, **settings)  # type: ignore[arg-type]
 
 
 def _missing(program: str, names: Sequence[str]) -> Factory:

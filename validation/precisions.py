@@ -1,7 +1,7 @@
 """A head in other precisions than float64. Geometry, reference energies and sums over atoms are float64 in all of them.
 
 ================  ====================================================================================================
-``f64``, ``f32``  the network in float64, in float32
+``f64``, ``f32``  the network in float64, in float32, by whatever the calculator chooses: its native engine where it is built
 ``tf32``          float32, with the operands of every matrix product rounded to TF32 (10 bits of mantissa, to nearest) and
                   float32 sums. An emulation on any processor of what tensor cores of a GPU do; these may round
                   otherwise in the last of the 10 bits
