@@ -28,10 +28,12 @@ class ChangedEMT(Calculator):
         super().calculate(atoms, properties, system_changes)
         copy = self.atoms.copy()
         copy.calc = EMT()
-        self.results = {"energy": copy.get_potential_energy(), "forces": copy.get_forces()}
+        results = {"energy": copy.get_potential_energy(), "forces": copy.get_forces()}
         if copy.pbc.all():
-            self.results["stress"] = copy.get_stress()
-        self.change(self.results, copy)
+            results["stress"] = copy.get_stress()
+        self.results = {}  # nothing stays from before if `change` raises
+        self.change(results, copy)
+        self.results = results
 
 
 def emt_subject(change=None, *, elements=("Cu",)):

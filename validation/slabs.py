@@ -7,7 +7,7 @@ from ase import Atoms
 from ase.build import make_supercell
 from numpy.typing import NDArray
 
-from hydrapot.validation.crystals import conventional_cell, primitive_cell
+from hydrapot.validation.crystals import conventional_cell, primitive_cell, space_group
 
 Miller = tuple[int, int, int]
 
@@ -55,11 +55,7 @@ class Facet:
 
 def facets(crystal: Atoms) -> list[Miller]:
     """Low-index planes: (100), (110), (111), with what differs from them by symmetry where axes are not equal."""
-    from spglib import get_symmetry_dataset
-
-    cell = (crystal.cell.array, crystal.get_scaled_positions(), crystal.numbers)
-    dataset = get_symmetry_dataset(cell, symprec=1e-3)
-    number = 1 if dataset is None else int(dataset.number)
+    number, _ = space_group(crystal, tolerance=1e-3)
     if number >= 195:
         return [(1, 0, 0), (1, 1, 0), (1, 1, 1)]
     if number >= 143:
