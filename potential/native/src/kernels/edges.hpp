@@ -14,29 +14,56 @@
 namespace hydrapot {
 namespace HYDRAPOT_ISA {
 
-// Three filters of one vector of channels on an edge.
-template <class T, bool SPLINE>
-HYDRAPOT_INLINE void filter(const T* table, Index row, const T* w, int rows, Index part, Vec<T>* f) {
-    if constexpr (SPLINE) {
+// Three filters, and their slopes if wanted, of the vectors of a chunk on an edge: [vector][part]. With splines each vector
+// is made when it is asked for; radial functions are many, so all vectors take turns to hide the latency of the additions.
+template <class T, bool SPLINE, bool SLOPES>
+class Filters {
+  public:
+    HYDRAPOT_INLINE Filters(const T* table, const T* w, const T* d, int rows) : table_(table), w_(w), d_(d) {
+        if constexpr (!SPLINE) {
+#pragma GCC unroll 2
+            for (int q = 0; q < CHUNK; ++q) {
 #pragma GCC unroll 3
-        for (int q = 0; q < 3; ++q) {
-            const T* t = table + q * part;
-            f[q] = w[0] * load<T>(t);
-#pragma GCC unroll 8
-            for (int m = 1; m < spline_rows; ++m) {
-                f[q] += w[m] * load<T>(t + m * row);
+                for (int part = 0; part < 3; ++part) {
+                    value_[q][part] = slope_[q][part] = zero<T>();
+                }
             }
-        }
-    } else {
-        f[0] = f[1] = f[2] = zero<T>();
-        for (int m = 0; m < rows; ++m) {
-#pragma GCC unroll 3
-            for (int q = 0; q < 3; ++q) {
-                f[q] += w[m] * load<T>(table + m * row + q * part);
+            for (int m = 0; m < rows; ++m) {
+                add(m, 0, CHUNK);
             }
         }
     }
-}
+    HYDRAPOT_INLINE void make(int q) {
+        if constexpr (SPLINE) {
+#pragma GCC unroll 8
+            for (int m = 0; m < spline_rows; ++m) {
+                add<true>(m, q, q + 1);
+            }
+        }
+    }
+    HYDRAPOT_INLINE Vec<T> value(int q, int part) const { return value_[q][part]; }
+    HYDRAPOT_INLINE Vec<T> slope(int q, int part) const { return slope_[q][part]; }
+
+  private:
+    template <bool STARTS = false>
+    HYDRAPOT_INLINE void add(int m, int first, int last) {
+        constexpr int L = Simd<T>::lanes, C = CHUNK * L;
+#pragma GCC unroll 2
+        for (int q = first; q < last; ++q) {
+#pragma GCC unroll 3
+            for (int part = 0; part < 3; ++part) {
+                const Vec<T> row = load<T>(table_ + (Index(m) * 3 + part) * C + q * L);
+                const bool starts = STARTS && m == 0;
+                value_[q][part] = starts ? w_[m] * row : value_[q][part] + w_[m] * row;
+                if constexpr (SLOPES) {
+                    slope_[q][part] = starts ? d_[m] * row : slope_[q][part] + d_[m] * row;
+                }
+            }
+        }
+    }
+    const T *table_, *w_, *d_;
+    Vec<T> value_[CHUNK][3], slope_[CHUNK][3];
+};
 
 // Scalars (rows of ldx, plain) and vectors (rows (atom, component), plain F) after the message.
 template <class T, bool SPLINE>
@@ -48,7 +75,7 @@ void forward_edges_of(const Pass<T>& p, Scratch<T>& s, int layer, Index first, i
     const int F = shape.F, rows = shape.rows;
     for (int start = 0; start < count; start += tile) {
         const int stop = start + tile < count ? start + tile : count;
-        prepare_edges(p, s, first + start, stop - start);
+        prepare_edges<T, false>(p, s, first + start, stop - start);
         for (int chunk = 0; chunk < F / C; ++chunk) {
             const T* table = p.layer[layer].filters + Index(chunk) * shape.table_rows * 3 * C;
             const T* context = nodes.context + chunk * 3 * C;
@@ -72,10 +99,11 @@ void forward_edges_of(const Pass<T>& p, Scratch<T>& s, int layer, Index first, i
                     const T* c = context + senders[e] * nodes.stride;
                     const T* u = vectors + senders[e] * nodes.stride;
                     const Edge<T> edge = edges[e];
+                    Filters<T, SPLINE, false> filters(t, s.weights + Index(rows) * n, nullptr, rows);
 #pragma GCC unroll 2
                     for (int q = 0; q < CHUNK; ++q) {
-                        Vec<T> w[3];
-                        filter<T, SPLINE>(t + q * L, 3 * C, s.weights + Index(rows) * n, rows, C, w);
+                        filters.make(q);
+                        const Vec<T> w[3] = {filters.value(q, 0), filters.value(q, 1), filters.value(q, 2)};
                         sum[0][q] += w[0] * load<T>(c + q * L);
                         const Vec<T> b = w[1] * load<T>(c + C + q * L);
                         const Vec<T> g = w[2] * load<T>(c + 2 * C + q * L);
@@ -107,7 +135,7 @@ void backward_edges_of(const Pass<T>& p, Scratch<T>& s, int layer, Index first, 
     const int F = shape.F, rows = shape.rows;
     for (int start = 0; start < count; start += tile) {
         const int stop = start + tile < count ? start + tile : count;
-        prepare_edges(p, s, first + start, stop - start);
+        prepare_edges<T, true>(p, s, first + start, stop - start);
         for (int chunk = 0; chunk < F / C; ++chunk) {
             const T* table = p.layer[layer].filters + Index(chunk) * shape.table_rows * 3 * C;
             const T* gradient = nodes.gradient + chunk * 4 * C;
@@ -124,11 +152,12 @@ void backward_edges_of(const Pass<T>& p, Scratch<T>& s, int layer, Index first, 
                     const T* g = gradient + receivers[e] * nodes.gradient_stride;
                     const T rx = -edges[e].x, ry = -edges[e].y, rz = -edges[e].z;
                     Vec<T> sum[4] = {};
+                    Filters<T, SPLINE, true> filters(t, s.weights + Index(rows) * n, s.slopes + Index(rows) * n, rows);
 #pragma GCC unroll 2
                     for (int q = 0; q < CHUNK; ++q) {
-                        Vec<T> w[3], slope[3];
-                        filter<T, SPLINE>(t + q * L, 3 * C, s.weights + Index(rows) * n, rows, C, w);
-                        filter<T, SPLINE>(t + q * L, 3 * C, s.slopes + Index(rows) * n, rows, C, slope);
+                        filters.make(q);
+                        const Vec<T> w[3] = {filters.value(q, 0), filters.value(q, 1), filters.value(q, 2)};
+                        const Vec<T> slope[3] = {filters.slope(q, 0), filters.slope(q, 1), filters.slope(q, 2)};
                         const Vec<T> t0 = load<T>(g + q * L);
                         const Vec<T> gx = load<T>(g + C + q * L);
                         const Vec<T> gy = load<T>(g + 2 * C + q * L);

@@ -87,7 +87,7 @@ void first_forward(const Pass<T>& p, Scratch<T>& s, Index first, int count, int 
     }
     for (int start = 0; start < count; start += tile) {
         const int stop = start + tile < count ? start + tile : count;
-        prepare_edges(p, s, first + start, stop - start);
+        prepare_edges<T, false>(p, s, first + start, stop - start);
         Index n = 0;
         for (int a = start; a < stop; ++a) {
             const Index i = first + a;
@@ -142,7 +142,7 @@ void first_backward(const Pass<T>& p, Scratch<T>& s, Index first, int count, int
     }
     for (int start = 0; start < count; start += tile) {
         const int stop = start + tile < count ? start + tile : count;
-        prepare_edges(p, s, first + start, stop - start);
+        prepare_edges<T, true>(p, s, first + start, stop - start);
         Index n = 0;
         for (int a = start; a < stop; ++a) {
             const Index i = first + a;
