@@ -19,6 +19,7 @@ VERBS = {
     "eval": "hydrapot.cli.evaluate:evaluate",
     "relax": "hydrapot.cli.relax:relax",
     "md": "hydrapot.cli.md:md",
+    "lammps": "hydrapot.cli.lammps:lammps",
     "split": "hydrapot.cli.split:split",
     "train": "hydrapot.cli.train:train",
     "card": "hydrapot.cli.train:card",
@@ -66,7 +67,11 @@ def build_app() -> typer.Typer:
     app.callback()(_common)
     for verb, place in VERBS.items():
         module, _, function = place.partition(":")
-        app.command(verb, no_args_is_help=True)(getattr(import_module(module), function))
+        found = getattr(import_module(module), function)
+        if isinstance(found, typer.Typer):  # a verb with verbs of its own
+            app.add_typer(found, name=verb)
+        else:
+            app.command(verb, no_args_is_help=True)(found)
     return app
 
 

@@ -51,12 +51,6 @@ def check_engine(lmp: Any) -> None:
         raise ConfigurationError(f"the potential works in eV and Å: the input deck needs `units metal`, not {units}")
     if not lmp.extract_setting("newton_pair"):
         raise ConfigurationError("forces on ghost atoms are added to their owners only with `newton on`")
-    if not lmp.extract_setting("tag_enable") if _knows_setting(lmp, "tag_enable") else False:
-        raise ConfigurationError("owners of ghosts are found by atom IDs: the input deck needs `atom_modify id yes`")
-
-
-def _knows_setting(lmp: Any, name: str) -> bool:
-    return int(lmp.extract_setting(name)) >= 0
 
 
 def check_neighbors(
@@ -89,9 +83,7 @@ def check_neighbors(
     return int(np.abs(expected - listed).sum())
 
 
-def check_ghosts(
-    halo: TagHalo, positions: NDArray[np.float64], types: NDArray[Any], cell: NDArray[np.float64]
-) -> int:
+def check_ghosts(halo: TagHalo, positions: NDArray[np.float64], types: NDArray[Any], cell: NDArray[np.float64]) -> int:
     """Number of ghosts whose owner, as the halo has it, is another atom; collective.
 
     What a ghost receives is compared with what it is: type, and position up to a lattice vector.

