@@ -40,7 +40,7 @@ _INTERVAL, _COARSE_INTERVAL = 1e-6, 1e-3  # Å
 _COARSE_ABOVE = 1e-10
 WIDENING = {"energy jump": Widening(200, 1e-4), "force jump": Widening(3e4, 3e-3)}
 #: Neighbors of an atom of the compressed crystal, at least; caps of published potentials are 12, 20, 32, 50, 64.
-NEIGHBORS = {Tier.SMOKE: 70, Tier.STANDARD: 110, Tier.FULL: 200}
+NEIGHBORS = {Tier.SMOKE: 100, Tier.STANDARD: 140, Tier.FULL: 200}
 _SAMPLES = 160
 
 

@@ -94,7 +94,7 @@ def _distant(context: Context, exact: Evaluator, atoms: Atoms, subject: str) -> 
     worst, where = 0.0, ""
     for number in {int(atoms.numbers[0]), int(atoms.numbers[-1])}:
         for gap in (exact.receptive_field + 0.01, 5.0 * exact.receptive_field):
-            both = atoms + Atoms([number], positions=[atoms.positions.max(axis=0) + [0.0, 0.0, gap]])
+            both = atoms + Atoms([number], positions=[atoms.positions.max(axis=0) + np.array([0.0, 0.0, gap])])
             result = exact(both)
             error = np.max(
                 [
