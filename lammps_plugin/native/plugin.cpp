@@ -39,19 +39,40 @@ void *create(void *lmp)
 
 }    // namespace
 
+// LAMMPS' C library interface, the same in all versions, which its classes are not.
+extern "C" int lammps_version(void *);
+extern "C" int lammps_extract_setting(void *, const char *);
+
 extern "C" __attribute__((visibility("default"))) void lammpsplugin_init(void *lmp, void *handle, void *registration)
 {
-  const char *running = static_cast<LAMMPS *>(lmp)->version;
+  const bool first = lammps_extract_setting(lmp, "world_rank") <= 0;
   // Classes of LAMMPS change between versions; a plugin of another one would read the wrong members.
-  if (strcmp(running, HYDRAPOT_LAMMPS_VERSION) != 0) {
-    fprintf(stderr,
-            "hydrapot: this pair style was built for LAMMPS %s, not for %s; it is not loaded: "
-            "run  hydrapot lammps build  again\n",
-            HYDRAPOT_LAMMPS_VERSION, running);
+  const int running = lammps_version(lmp);
+  if (running != HYDRAPOT_LAMMPS_DATE) {
+    if (first)
+      fprintf(stderr,
+              "hydrapot: this pair style was built for LAMMPS %s, not for the version %d that is running; it is not loaded: "
+              "run  hydrapot lammps build  for this one\n",
+              HYDRAPOT_LAMMPS_VERSION, running);
+    return;
+  }
+  if (lammps_extract_setting(lmp, "bigint") != sizeof(bigint) || lammps_extract_setting(lmp, "tagint") != sizeof(tagint) ||
+      lammps_extract_setting(lmp, "imageint") != sizeof(imageint)) {
+    if (first)
+      fprintf(stderr,
+              "hydrapot: this pair style was built for integers of another size than this LAMMPS has; it is not loaded: "
+              "run  hydrapot lammps build %s\n",
+              lammps_extract_setting(lmp, "tagint") == 8 ? "--bigbig" : "without  --bigbig");
+    return;
+  }
+  if (hydrapot_abi() != HYDRAPOT_ABI) {
+    if (first)
+      fprintf(stderr, "hydrapot: the engine has changed since this pair style was built; it is not loaded: "
+                      "run  hydrapot lammps build  again\n");
     return;
   }
   Plugin plugin;
-  plugin.version = running;
+  plugin.version = HYDRAPOT_LAMMPS_VERSION;
   plugin.style = "pair";
   plugin.name = "hydrapot";
   plugin.info = "hydrapot, message-passing machine-learning potential";
