@@ -11,6 +11,9 @@ from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.graph import SPIN_ABSENT
 from hydrapot.potential.model import Potential
 
+#: Rows and columns of ASE's order xx, yy, zz, yz, xz, xy.
+_VOIGT = (np.array([0, 1, 2, 1, 0, 0]), np.array([0, 1, 2, 2, 2, 1]))
+
 
 def choose_native(backend: str, *, device: str, compile: bool) -> bool:  # noqa: A002 - the calculator's word
     """Whether the native engine is to be used.
@@ -52,7 +55,7 @@ class NativeBackend:
         self.references = potential.references[head].values
         self._engine: native.NativeEngine | None = None
         self._known: Candidates | None = None
-        self._arrays: tuple[NDArray[Any], ...] = ()
+        self._call: native.PreparedCall | None = None
         self._reference = np.zeros(0)
 
     def evaluate(self, pairs: Pairs, *, threads: int) -> dict[str, Any]:
@@ -66,31 +69,22 @@ class NativeBackend:
             Two atoms coincide.
         """
         if self._engine is None or self._engine.threads != threads:
-            self._engine = native.NativeEngine(self.model, threads=threads)
+            self._engine, self._call = native.NativeEngine(self.model, threads=threads), None
         found = pairs.candidates
-        if found is not self._known:
-            self._known = found
-            self._arrays = (
-                found.numbers.astype(np.int32),
-                found.senders.numpy().astype(np.int32),
-                found.shifts.numpy().astype(np.int32),
+        if self._call is None or found is not self._known or pairs.wraps is not None:
+            self._call = self._engine.prepare(
+                found.numbers,
+                found.offsets,
+                found.senders.numpy(),
+                found.shifts_now(pairs.wraps).numpy(),
+                heads=self.head,
+                charge=found.charge,
+                spin=SPIN_ABSENT if found.spin is None else found.spin,
             )
             self._reference = self.references[found.numbers]
-        numbers, senders, shifts = self._arrays
-        if pairs.wraps.any():
-            shifts = found.shifts_now(pairs.wraps).numpy().astype(np.int32)
-        result = self._engine.evaluate_arrays(
-            numbers,
-            found.offsets,
-            senders,
-            heads=self.head,
-            positions=pairs.positions,
-            shifts=shifts,
-            cells=pairs.cell[None],
-            charge=[found.charge],
-            spin=[SPIN_ABSENT if found.spin is None else found.spin],
-            check_support=False,
-        )
+            # Images that atoms have been wrapped into belong to this structure only.
+            self._known = found if pairs.wraps is None else None
+        result = self._call(pairs.positions, pairs.cell)
         interaction, reference = float(result.energy[0]), float(self._reference.sum())
         results = {
             "energy": interaction + reference,
@@ -99,9 +93,13 @@ class NativeBackend:
             "reference_energy": reference,
             "interaction_energy": interaction,
         }
-        if found.pbc.all():
+        if found.periodic:
             virial = result.virial
             assert virial is not None  # noqa: S101 - it comes with the forces
-            volume = abs(float(np.linalg.det(pairs.cell)))
-            results["stress"] = -virial[0][[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] / volume
+            results["stress"] = virial[0][_VOIGT] / -_volume(pairs.cell)
         return results
+
+
+def _volume(cell: NDArray[np.float64]) -> float:
+    (a, b, c), (d, e, f), (g, h, i) = cell.tolist()
+    return abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))

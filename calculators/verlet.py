@@ -63,9 +63,11 @@ class Candidates:
     dual: NDArray[np.float64]  # (3, k) pseudo-inverse of the k periodic lattice vectors
     offsets: NDArray[np.int64]  # (N + 1,) first pair of each receiver
 
-    def shifts_now(self, wraps: NDArray[np.float64]) -> Tensor:
+    periodic: bool  # in all three directions
+
+    def shifts_now(self, wraps: NDArray[np.float64] | None) -> Tensor:
         """Lattice vectors ``(E, 3)`` between the images that atoms are in now, see :class:`Pairs`."""
-        if not wraps.any():
+        if wraps is None:
             return self.shifts
         n = torch.from_numpy(wraps).to(self.shifts.device)
         return self.shifts + n[self.receivers] - n[self.senders]
@@ -82,13 +84,13 @@ class Pairs:
     positions, cell
         ``(N, 3)`` and ``(3, 3)`` Å, now.
     wraps
-        ``(N, 3)`` lattice vectors that each atom was wrapped by since the search.
+        ``(N, 3)`` lattice vectors that each atom was wrapped by since the search; None if none was.
     """
 
     candidates: Candidates
     positions: NDArray[np.float64]
     cell: NDArray[np.float64]
-    wraps: NDArray[np.float64]
+    wraps: NDArray[np.float64] | None
 
 
 class VerletList:
@@ -157,20 +159,23 @@ class VerletList:
         """The pairs of a structure with those of the skin, and whether a search was made; as :meth:`graph`."""
         old = self._candidates
         if old is not None and self._same_system(old, numbers, pbc, charge, spin):
+            if self._has_hardly_moved(old, positions, cell):
+                return Pairs(old, positions, cell, None), False
             wraps = self._wraps_if_complete(old, positions, cell)
             if wraps is not None:
-                return Pairs(old, positions, cell, wraps), False
+                return Pairs(old, positions, cell, wraps if wraps.any() else None), False
         self._candidates = None  # a failed search must not leave the old list in place
         self._candidates = self._search(numbers, positions, cell, pbc, charge, spin)
-        return Pairs(self._candidates, positions, cell, np.zeros_like(positions)), True
+        return Pairs(self._candidates, positions, cell, None), True
 
     @staticmethod
     def _same_system(
         old: Candidates, numbers: NDArray[np.int64], pbc: NDArray[np.bool_], charge: int, spin: int | None
     ) -> bool:
         return (
-            np.array_equal(numbers, old.numbers)
-            and np.array_equal(pbc, old.pbc)
+            len(numbers) == len(old.numbers)
+            and bool((numbers == old.numbers).all())
+            and bool((pbc == old.pbc).all())
             and (charge, spin) == (old.charge, old.spin)
         )
 
@@ -212,7 +217,16 @@ class VerletList:
             spin=spin,
             dual=_dual(cell[pbc]),
             offsets=np.searchsorted(receivers, np.arange(len(positions) + 1)),
+            periodic=bool(pbc.all()),
         )
+
+    def _has_hardly_moved(self, old: Candidates, positions: NDArray[np.float64], cell: NDArray[np.float64]) -> bool:
+        """No atom moved by half the skin in an unchanged cell: what most steps of dynamics need, in microseconds."""
+        if len(positions) == 0 or (cell != old.cell).any():
+            return False
+        displacement = positions - old.positions
+        farthest = np.einsum("ij,ij->i", displacement, displacement).max()
+        return bool(4.0 * farthest <= (self.skin - _ROUNDING) ** 2)  # never true of NaN
 
     def _wraps_if_complete(
         self, old: Candidates, positions: NDArray[np.float64], cell: NDArray[np.float64]

@@ -14,6 +14,7 @@ from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
+from ase.data import covalent_radii
 from ase.io import read
 
 from hydrapot.calculators import HydrapotCalculator
@@ -397,3 +398,27 @@ def test_energies_that_are_not_finite_stop_the_run(tmp_path):
     with pytest.raises(SimulationError, match=r"stopped at step 20: the energy or a force is not finite"):
         md(atoms, MDSettings(steps=100), output=tmp_path / "run")
     assert len(read(tmp_path / "run.traj", index=":")) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*periodic directions:UserWarning")
+def test_pairs_are_measured_again_before_any_can_have_come_too_close():
+    """The guard looks at all pairs only now and then; an approach in small steps must not slip through."""
+    atoms = Atoms("Cu3", positions=[[0, 0, 0], [2.6, 0, 0], [0, 6.0, 0]])
+    atoms.calc = HydrapotCalculator(small_potential(), head=CRYSTALS)
+    guards = Guards(temperature=300, degrees_of_freedom=6, n_atoms=3)
+    limit = 0.5 * 2 * covalent_radii[29]
+    for mover, axis in ((1, 0), (2, 1)):  # one inside the cutoff from the start, one from beyond it
+        guards.check(atoms, temperature=300, conserved=None)
+        start = atoms.get_positions()
+
+        def approach():
+            while True:
+                atoms.positions[mover, axis] -= 0.01  # noqa: B023 - called within the turn of the loop
+                atoms.get_forces()
+                guards.check(atoms, temperature=300, conserved=None)
+
+        with pytest.raises(SimulationError, match="came as close as"):
+            approach()
+        assert atoms.positions[mover, axis] == pytest.approx(limit, abs=0.011)
+        atoms.positions = start
+        atoms.get_forces()

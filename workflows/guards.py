@@ -90,6 +90,7 @@ class Guards:
         # As much as all kinetic energy within a single step, plus what rounding and stiff bonds may do.
         self.largest_jump = 1.5 * units.kB * temperature + 0.05
         self._conserved: float | None = None
+        self._clearance = _Clearance()
 
     def check(self, atoms: Atoms, *, temperature: float, conserved: float | None) -> None:
         """Raise unless the state after a step is a possible one.
@@ -132,9 +133,44 @@ class Guards:
 
     def _contact(self, atoms: Atoms) -> Contact | None:
         calculator = atoms.calc
-        if isinstance(calculator, HydrapotCalculator) and calculator.graph is not None:
-            return closest_contact(calculator.graph)
-        return None
+        if not isinstance(calculator, HydrapotCalculator) or self._clearance.holds(atoms):
+            return None
+        graph = calculator.graph
+        if graph is None:
+            return None
+        self._clearance.renew(atoms, graph, cutoff=calculator.potential.cutoff, closest=self.closest)
+        return closest_contact(graph)
+
+
+class _Clearance:
+    """How far atoms may move before any pair can come too close: pairs are measured again only then.
+
+    A pair with a gap g = r − r_min can close it only by moving g together. So after a look at all pairs none is too close
+    until twice the largest displacement reaches the smallest gap; pairs beyond the cutoff have a gap of their own.
+    """
+
+    def __init__(self) -> None:
+        self._gap = -np.inf
+        self._positions = np.zeros((0, 3))
+        self._cell = np.zeros((3, 3))
+
+    def holds(self, atoms: Atoms) -> bool:
+        """Whether no pair can be too close."""
+        if self._gap <= 0.0 or (atoms.cell.array != self._cell).any():
+            return False
+        moved = (atoms.arrays["positions"] - self._positions).ravel()
+        np.multiply(moved, moved, out=moved)
+        # 2 |d| ≤ 2 √3 max|d_k|; an atom that was wrapped counts as moved, which only costs a look.
+        return bool(12.0 * moved.max() < self._gap**2)
+
+    def renew(self, atoms: Atoms, graph: Graph, *, cutoff: float, closest: float) -> None:
+        """Measure all pairs; of those beyond the cutoff (Å) only that they are."""
+        self._positions, self._cell = atoms.get_positions(), atoms.cell.array.copy()
+        radii = torch.from_numpy(_RADII).to(graph.numbers.device)[graph.numbers]
+        receivers, senders = graph.edge_index
+        gaps = torch.linalg.vector_norm(graph.edge_vectors, dim=1) - closest * (radii[receivers] + radii[senders])
+        beyond = cutoff - closest * 2.0 * float(radii.max())
+        self._gap = min(beyond, float(gaps[graph.edge_mask].min())) if bool(graph.edge_mask.any()) else beyond
 
 
 def _name(atoms: Atoms, index: int) -> str:

@@ -5,7 +5,7 @@ and this binding. The torch model is the definition; exact mode (``dtype="float6
 when the package is installed, if there is a compiler; :func:`available` tells.
 """
 
-from hydrapot.potential.native.engine import Heads, NativeEngine, NativeResult
+from hydrapot.potential.native.engine import Heads, NativeEngine, NativeResult, PreparedCall
 from hydrapot.potential.native.library import instruction_sets, library_path, reason_missing
 from hydrapot.potential.native.model import DEFAULT_KNOTS, NativeModel
 
@@ -15,6 +15,7 @@ __all__ = [
     "NativeEngine",
     "NativeModel",
     "NativeResult",
+    "PreparedCall",
     "available",
     "instruction_sets",
     "library_path",
