@@ -33,6 +33,20 @@ _PS = 1e-3  # of a fs
 _BINS = 3
 
 
+#: Fewer independent values than these say nothing.
+FEWEST = 20
+
+
+def deviation_limits(count: int) -> tuple[float, float]:
+    """What deviations of mean and width may be, of `count` independent values, in (bootstrapped) standard errors.
+
+    The error of the width is itself uncertain: of 3000 samples from the exact distribution the 99.9 % quantile of the
+    deviation is 6.7 for 20 values each, 5.0 for 60 and 4.3 for 100, that of the mean 4.0, 3.5 and 3.4. The limits are exceeded
+    by one sound sample in some 3000.
+    """
+    return 4.5, 4.5 + 70.0 / count
+
+
 def kinetic_deviations(
     runs: Sequence[Array], *, temperature: float, degrees_of_freedom: int, seed: int = 0
 ) -> tuple[float, float]:
