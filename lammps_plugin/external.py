@@ -16,7 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hydrapot.lammps_plugin.guards import abort, check_engine, check_ghosts, check_neighbors, demand_none
+from hydrapot.lammps_plugin.guards import (
+    abort,
+    check_distances,
+    check_engine,
+    check_ghosts,
+    check_neighbors,
+    demand_finite,
+    demand_none,
+)
 from hydrapot.lammps_plugin.halo import TagHalo
 from hydrapot.lammps_plugin.settings import Model
 from hydrapot.potential.decomposed import DomainPrediction, evaluate_domain
@@ -85,6 +93,8 @@ class ExternalForces:
         self.evaluations = 0
         #: Interaction energy plus references, eV, of all processes.
         self.energy = 0.0
+        #: eV, in LAMMPS' order xx, yy, zz, xy, xz, yz.
+        self.virial: NDArray[np.float64] = np.zeros(6)
 
     def attach(self) -> None:
         """Define the pair style that asks for neighbors and the fix that adds forces.
@@ -126,6 +136,8 @@ class ExternalForces:
             self._check(atoms, self.halo, pair_i, pair_j)
         self._last_step = step
         vectors = atoms.positions[pair_j] - atoms.positions[pair_i]
+        radii = self.model.radii[atoms.types]
+        check_distances(self.comm, (vectors * vectors).sum(axis=1), radii[pair_i] + radii[pair_j])
         settings = self.model.settings
         prediction = evaluate_domain(
             self.model.potential,
@@ -191,7 +203,8 @@ class ExternalForces:
         virials = _voigt(prediction.virials)
         sums = np.concatenate([[energies.sum()], virials.sum(axis=0)])
         self.comm.Allreduce(sums.copy(), sums)
-        self.energy = float(sums[0])
+        demand_finite(sums)
+        self.energy, self.virial = float(sums[0]), sums[1:]
         self.lmp.fix_external_set_energy_global(FIX, self.energy)
         self.lmp.fix_external_set_virial_global(FIX, sums[1:].tolist())
         # LAMMPS keeps these only in steps in which a compute asks for them. Its own Python functions copy number by number.

@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hydrapot.lammps_plugin.errors import SharedError
 from hydrapot.lammps_plugin.halo import TagHalo
-from hydrapot.potential.errors import ConfigurationError, SimulationError
+from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.neighbors import neighbor_list
 
 logger = logging.getLogger(__name__)
 
+#: Of the sum of covalent radii: as for the guards of `hydrapot md` (workflows/guards.py).
+CLOSEST_CONTACT = 0.5
 #: Å. Largest difference between a ghost and an image of its owner; positions travel as float64.
 SAME_PLACE = 1e-6
 #: Pairs this close to the cutoff (relative) may be listed or not: rounding decides, and they contribute nothing.
@@ -25,8 +28,13 @@ _EDGE = 1e-9
 
 def abort(comm: Any, error: BaseException) -> NoReturn:
     """End all processes with the message: one that fails alone would leave the others waiting forever."""
-    text = str(error) or type(error).__name__
-    logger.critical("hydrapot: process %d of %d: %s", comm.rank, comm.size, text, exc_info=_traceback(error))
+    if not isinstance(error, SharedError):
+        text = str(error) or type(error).__name__
+        logger.critical("process %d of %d: %s", comm.rank, comm.size, text, exc_info=_traceback(error))
+    else:
+        if comm.rank == 0:
+            logger.critical("%s", error)
+        comm.Barrier()
     for handler in logging.getLogger().handlers:
         handler.flush()
     comm.Abort(1)
@@ -103,21 +111,68 @@ def check_ghosts(halo: TagHalo, positions: NDArray[np.float64], types: NDArray[A
     return int((displaced | (ghosts[:, 3] != received[:, 3])).sum())
 
 
+def check_distances(
+    comm: Any, squares: NDArray[np.float64], radii: NDArray[np.float64], *, closest: float = CLOSEST_CONTACT
+) -> None:
+    """Raise on all processes if atoms of one of them came impossibly close; collective.
+
+    Parameters
+    ----------
+    squares, radii
+        ``(P,)`` squared distance (Å²) and sum of covalent radii (Å) of each pair.
+    closest
+        Smallest distance in units of the sum of covalent radii.
+
+    Raises
+    ------
+    SharedError
+    """
+    ratios = squares / (radii * radii)
+    worst = int(ratios.argmin()) if len(ratios) else -1
+    found = np.array([ratios[worst] if worst >= 0 else np.inf])
+    comm.Allreduce(found.copy(), found, op=_minimum())
+    if not found[0] >= closest * closest:
+        raise SharedError(
+            f"two atoms came as close as {found[0] ** 0.5:.2f} of the sum of their covalent radii (limit {closest:g}): "
+            "the run has left the realm of the possible; the last restart file is good"
+        )
+
+
+def demand_finite(values: NDArray[np.float64]) -> None:
+    """Raise unless sums over all processes are finite; the same on every process.
+
+    Raises
+    ------
+    SharedError
+    """
+    if not np.isfinite(values).all():
+        raise SharedError(
+            "the energy or the virial is not finite (NaN or infinity): the run has left the realm of the possible, or the "
+            "weights are damaged; the last restart file is good"
+        )
+
+
+def _minimum() -> Any:
+    from mpi4py import MPI
+
+    return MPI.MIN
+
+
 def demand_none(comm: Any, *, missing_pairs: int, wrong_ghosts: int) -> None:
     """Raise on all processes if one of them found something; collective.
 
     Raises
     ------
-    SimulationError
+    SharedError
     """
     found = np.array([missing_pairs, wrong_ghosts], dtype=np.int64)
     comm.Allreduce(found.copy(), found)
     if found[0]:
-        raise SimulationError(
+        raise SharedError(
             f"LAMMPS' neighbor list differs from the true neighbors in {found[0]} places: remove `neigh_modify exclude`, "
             "and use `special_bonds lj/coul 1 1 1`"
         )
     if found[1]:
-        raise SimulationError(
+        raise SharedError(
             f"{found[1]} ghost atoms would receive the features of another atom: results would be wrong in this version"
         )

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hydrapot.potential.errors import SimulationError
+from hydrapot.lammps_plugin.errors import SharedError
 
 Integers = NDArray[np.int64]
 
@@ -42,7 +42,7 @@ class TagHalo:
 
     Raises
     ------
-    SimulationError
+    SharedError
         On every process: an atom with two owners, or a ghost without one.
     """
 
@@ -84,11 +84,11 @@ class TagHalo:
         problems = np.array([doubled, missing], dtype=np.int64)
         self.comm.Allreduce(problems.copy(), problems)
         if problems[0]:
-            raise SimulationError(
+            raise SharedError(
                 f"{problems[0]} atoms have two owners: the processes do not share one structure (several partitions?)"
             )
         if problems[1]:
-            raise SimulationError(f"{problems[1]} ghost atoms belong to no process: atoms were lost")
+            raise SharedError(f"{problems[1]} ghost atoms belong to no process: atoms were lost")
         replies = send_each(self.comm, answers)
         owners = np.empty(len(wanted), dtype=np.int64)
         for p in range(size):

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from ase.data import atomic_masses, atomic_numbers
+from ase.data import atomic_masses, atomic_numbers, covalent_radii
 from numpy.typing import NDArray
 
 from hydrapot.potential.decomposed import check_heads
@@ -80,6 +80,8 @@ class Model:
         ``(types + 1,)`` atomic number of each type; entry 0 is not used.
     references
         ``(types + 1,)`` eV, what an atom of each type adds to the interaction energy; zeros for ``energy interaction``.
+    radii
+        ``(types + 1,)`` Å, covalent.
 
     Raises
     ------
@@ -93,6 +95,7 @@ class Model:
         check_heads(self.potential, settings.heads)
         self.numbers = element_numbers(settings.elements)
         self.references = np.zeros(len(self.numbers))
+        self.radii = covalent_radii[np.minimum(self.numbers, len(covalent_radii) - 1)]
         for head, weight in settings.heads.items():
             known = self.potential.info.heads[head].structures_per_element
             for symbol in settings.elements:

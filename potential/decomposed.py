@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from hydrapot.potential.backbones.painn import DenseMessageSum, MessageSum
-from hydrapot.potential.errors import ConfigurationError, InvalidStructureError, SimulationError
+from hydrapot.potential.errors import ConfigurationError, InvalidStructureError
 from hydrapot.potential.graph import SPIN_ABSENT, Graph
 from hydrapot.potential.model import Potential
 from hydrapot.potential.neighbors import MINIMUM_DISTANCE
@@ -286,10 +286,7 @@ def evaluate_domain(
 ) -> DomainPrediction:
     """Energies, forces and virials of a process's share; collective, parameters and errors as for :func:`energies`.
 
-    Raises
-    ------
-    SimulationError
-        An energy or a force is not finite.
+    Whether they are finite is for the caller to see, who can tell all processes.
     """
     leaf = r_ij.detach().double().requires_grad_()
     # In the calling thread: communication from a thread of autograd's own is more than some MPI libraries allow.
@@ -307,10 +304,6 @@ def evaluate_domain(
             spin=spin,
         )
         (gradient,) = torch.autograd.grad(local.sum(), leaf)
-    if not bool(torch.isfinite(local).all() and torch.isfinite(gradient).all()):
-        raise SimulationError(
-            "the energy or a force is not finite (NaN or infinity): two atoms are very close, or the weights are damaged"
-        )
     forces = gradient.new_zeros(len(numbers), 3).index_add(0, pair_i, gradient).index_add(0, pair_j, -gradient)
     shares = -gradient[:, :, None] * leaf.detach()[:, None, :]
     return DomainPrediction(

@@ -114,15 +114,34 @@ def test_a_list_without_all_neighbors_ends_the_run_before_the_first_step(tmp_pat
     assert matrix.read_dump(tmp_path / "zero.dump", SYSTEMS["bulk"]) == []
 
 
-def test_one_process_that_fails_ends_all_with_its_message(tmp_path):
+def test_atoms_that_meet_on_one_process_stop_all_with_the_reason(tmp_path):
     # Atoms 1 and 2 meet in one corner; the process that owns the other half has nothing to complain about.
-    moved = "set atom 1 x 9 y 9 z 9\nset atom 2 x 9 y 9 z 9.0001\nthermo 20"
+    moved = "set atom 1 x 9 y 9 z 9\nset atom 2 x 9 y 9 z 9.5\nthermo 20"
     path = deck(tmp_path, replace=("thermo 20", moved))
     path.write_text(path.read_text() + "\nprint 'still here' file late\n")
     done = run_single(path, processes=2)
     assert done.returncode != 0
-    assert "at one place" in done.stderr
+    assert done.stderr.count("two atoms came as close as") == 1
     assert not (tmp_path / "late").exists()
+
+
+def test_one_process_that_fails_alone_ends_the_others(tmp_path):
+    # Only one of the two processes has an atom of the type whose element does not exist to the network.
+    script = tmp_path / "fails.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from mpi4py import MPI\n"
+        "from hydrapot.lammps_plugin import external, running\n"
+        "if MPI.COMM_WORLD.rank == 1:\n"
+        "    def fail(*_): raise RuntimeError('out of luck')\n"
+        "    external.check_distances = fail\n"
+        "running.run_deck(running.DeckRun(deck=Path(sys.argv[1]), arguments=['-screen', 'none']))\n"
+    )
+    path = deck(tmp_path)
+    done = mpi(2, python(script, path), cwd=tmp_path, check=False, timeout=120)
+    assert done.returncode != 0
+    assert "process 1 of 2: out of luck" in done.stderr
 
 
 def test_a_list_that_lacks_pairs_is_noticed():
