@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from hydrapot.cli.lammps_build import build
+
 
 class _RunByDefault(typer.core.TyperGroup):
     """`hydrapot lammps -in in.x` means `hydrapot lammps run -in in.x`."""
@@ -19,6 +21,7 @@ class _RunByDefault(typer.core.TyperGroup):
 lammps = typer.Typer(
     cls=_RunByDefault, no_args_is_help=True, help="Run LAMMPS with a potential: `hydrapot lammps run -in in.x`."
 )
+lammps.command("build")(build)
 
 
 @lammps.command(

@@ -4,7 +4,6 @@ Only a C++ compiler is needed and it takes seconds: the pair style is a plugin, 
 network is evaluated by the native engine (`hydrapot.potential.native`), the same that ASE uses.
 """
 
-import logging
 import os
 import re
 import shutil
@@ -16,8 +15,6 @@ from pathlib import Path
 from hydrapot.lammps_plugin.folders import MONTHS, PLUGIN, packaged_version, plugin_folder
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.native import DEFAULT_KNOTS, library_path, reason_missing
-
-logger = logging.getLogger(__name__)
 
 _FLAGS = ("-O2", "-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden")
 
@@ -163,7 +160,6 @@ def build_pair_style(
         raise ConfigurationError(f"the pair style does not compile: {_first_error(error.stderr)}") from error
     finally:
         temporary.unlink(missing_ok=True)
-    logger.info("built %s for LAMMPS %s", target, lammps.version)
     return target
 
 
