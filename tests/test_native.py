@@ -1,7 +1,12 @@
 """The native engine against the torch model, which is the definition."""
 
 import copy
+import os
+import subprocess
+import sys
 import threading
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -286,6 +291,45 @@ def test_threads_of_the_caller_share_a_model(potential):
         thread.join()
     for k in range(4):
         assert np.array_equal(results[k], expected[k])
+
+
+def test_one_engine_in_two_threads_is_refused(potential):
+    engine = NativeEngine(NativeModel(potential))
+    graph = build_graph(copper(2), cutoff=5.0)
+    refused = []
+
+    def inside(*_):  # while the engine is at work
+        with pytest.raises(ConfigurationError, match="in use by another thread"):
+            engine.evaluate(graph, heads="a")
+        refused.append(True)
+
+    engine.evaluate_arrays(*rows(graph), heads="a", exchange=inside)
+    assert refused
+    engine.evaluate(graph, heads="a")
+
+
+def test_an_engine_survives_a_fork(potential):
+    engine = NativeEngine(NativeModel(potential), threads=2)
+    graph = build_graph(copper(2), cutoff=5.0)
+    expected = engine.evaluate(graph, heads="a").energy[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12: forks with threads are the point here
+        child = os.fork()
+    if child == 0:
+        os._exit(0 if engine.evaluate(graph, heads="a").energy[0] == expected else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert engine.evaluate(graph, heads="a").energy[0] == expected
+
+
+def test_the_end_of_the_interpreter_is_silent():
+    program = (
+        "from hydrapot.potential.native import NativeEngine, NativeModel\n"
+        "from tests.contract_helpers import random_potential\n"
+        "engine = NativeEngine(NativeModel(random_potential()), threads=2)\n"
+    )
+    line = [sys.executable, "-c", program]
+    done = subprocess.run(line, capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parent.parent)
+    assert done.stdout == done.stderr == ""
 
 
 def test_an_engine_serves_systems_of_any_size_one_after_the_other(potential):

@@ -1,6 +1,7 @@
 """Evaluation by the native engine: arrays or graphs in, energies, forces and virials out."""
 
 import ctypes
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,10 +72,7 @@ class NativeEngine:
         self.model = model
         self.threads = threads
         check(library().hydrapot_workspace_create(model.handle, threads, ctypes.byref(self._handle)))
-
-    def __del__(self) -> None:
-        if getattr(self, "_handle", None):
-            library().hydrapot_workspace_destroy(self._handle)
+        weakref.finalize(self, library().hydrapot_workspace_destroy, self._handle)
 
     @property
     def handle(self) -> ctypes.c_void_p:

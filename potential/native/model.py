@@ -1,6 +1,7 @@
 """Models of the native engine: from a checkpoint file or from a potential in memory, through the same builder."""
 
 import ctypes
+import weakref
 from pathlib import Path
 from typing import Literal
 
@@ -62,6 +63,7 @@ class NativeModel:
             check(library().hydrapot_model_create(handle, ctypes.byref(options), ctypes.byref(self._handle)))
         finally:
             library().hydrapot_source_destroy(handle)
+        weakref.finalize(self, library().hydrapot_model_destroy, self._handle)
         self.dtype = dtype
         self.knots = knots
         names = [library().hydrapot_model_head_name(self._handle, k) for k in range(self._n_heads())]
@@ -73,10 +75,6 @@ class NativeModel:
         self.layers: int = architecture.layers
         #: Å.
         self.cutoff: float = architecture.cutoff
-
-    def __del__(self) -> None:
-        if getattr(self, "_handle", None):
-            library().hydrapot_model_destroy(self._handle)
 
     @property
     def handle(self) -> ctypes.c_void_p:

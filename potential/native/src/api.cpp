@@ -1,5 +1,6 @@
 // The C interface of include/hydrapot.h: checks arguments, turns exceptions into a status and a text.
 #include <memory>
+#include <atomic>
 #include <limits>
 #include <new>
 #include <string>
@@ -25,6 +26,7 @@ struct hydrapot_model {
 
 struct hydrapot_workspace {
     const hydrapot_model* model;
+    std::atomic<bool> busy{false};
     std::variant<std::unique_ptr<Workspace<float>>, std::unique_ptr<Workspace<double>>> workspace;
 };
 
@@ -305,6 +307,13 @@ int hydrapot_evaluate(const hydrapot_model* model, hydrapot_workspace* workspace
             refuse("the workspace belongs to another model");
         }
         check_input(*input, model->source->architecture.layers);
+        if (workspace->busy.exchange(true)) {
+            refuse("the workspace is in use by another thread: each needs its own");
+        }
+        struct Release {
+            std::atomic<bool>& flag;
+            ~Release() { flag = false; }
+        } release{workspace->busy};
         std::visit([&](const auto& w) { w->evaluate(*input, *output); }, workspace->workspace);
     });
 }
