@@ -101,7 +101,7 @@ class Model(Protocol):
     def describe(self) -> dict[str, Any]:
         """Versions and parameter count, for the record."""
 
-    def prepare(self, n_cells: int) -> dict[str, Any]:
+    def prepare(self, name: str, n_cells: int) -> dict[str, Any]:
         """Build the system and its neighbor list; returns `atoms` and `edges`."""
 
     def set_threads(self, threads: int) -> None:
@@ -117,7 +117,7 @@ class Model(Protocol):
 def serve(make: Callable[[], Model]) -> None:
     """Answer requests on standard input until it closes.
 
-    Requests: ``describe``; ``prepare`` (n_cells); ``evaluate`` (threads); ``neighbor_list`` (threads); ``memory``
+    Requests: ``describe``; ``prepare`` (name, n_cells); ``evaluate`` (threads); ``neighbor_list`` (threads); ``memory``
     (threads). Any exception is answered as ``{"error": ...}``.
     """
     answers = os.fdopen(os.dup(1), "w")
@@ -145,7 +145,7 @@ def _answer(model: Model, command: str, request: dict[str, Any]) -> dict[str, An
     if command == "describe":
         return model.describe()
     if command == "prepare":
-        prepared = model.prepare(request["n_cells"])
+        prepared = model.prepare(request["name"], request["n_cells"])
         _forget_memory()
         return prepared
     if command == "evaluate":

@@ -1,16 +1,17 @@
 """What ``speed.py`` records, the ratios it draws, and how they are shown."""
 
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table
 
-#: The promise: hydrapot's fastest mode against the peer's eager mode.
-BAR_RATIO, BAR_ATOMS, BAR_THREADS = 3.0, 864, 1
 PEER = "SchNetPack"
+#: The promises, on copper at this size: the native engine on one thread against the peer's eager mode and against our own
+#: compiled network, and what a second thread gains.
+SYSTEM, ATOMS = "Cu", 864
+PEER_RATIO, COMPILED_RATIO, THREAD_GAIN = 40.0, 10.0, 1.8
 
 
 class _Record(BaseModel):
@@ -21,6 +22,7 @@ class Timing(_Record):
     """Repetitions of one model on one system; round k of all models followed one another directly."""
 
     model: str
+    system: str = SYSTEM
     atoms: int
     threads: int
     seconds: list[float] = Field(default_factory=list, description="Per evaluation: energy, forces and stress.")
@@ -49,6 +51,7 @@ class Memory(_Record):
     """Largest resident memory during one evaluation beyond what was resident before it."""
 
     model: str
+    system: str = SYSTEM
     atoms: int
     threads: int
     bytes: int | None = None
@@ -65,21 +68,23 @@ class Hardware(_Record):
     load_average: float = Field(description="Of one minute, before the start: other work on the machine.")
 
 
-class Bar(_Record):
-    """The promise and whether it was kept; null when the system was not part of the run."""
+class Promise(_Record):
+    """A ratio that is promised, and whether it was kept; null when the system was not part of the run."""
 
-    required_ratio: float = BAR_RATIO
-    atoms: int = BAR_ATOMS
-    threads: int = BAR_THREADS
-    eager_ratio: float | None = None
-    best_ratio: float | None = None
-    passed: bool | None = None
+    name: str
+    required: float
+    measured: float | None = None
+
+    @property
+    def passed(self) -> bool | None:
+        """None when it was not measured."""
+        return None if self.measured is None else self.measured >= self.required
 
 
 class Report(_Record):
     """One run."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     date: str
     command: str
     quick: bool
@@ -89,46 +94,48 @@ class Report(_Record):
     timings: list[Timing] = Field(default_factory=list)
     neighbor_lists: list[Timing] = Field(default_factory=list)
     memory: list[Memory] = Field(default_factory=list)
-    bar: Bar = Field(default_factory=Bar)
+    promises: list[Promise] = Field(default_factory=list)
 
 
-def ratio_to_peer(timing: Timing, timings: list[Timing]) -> Ratio | None:
-    """Peer's time over `timing`'s, round by round; None where either has no number.
+def ratio(slow: Timing | None, fast: Timing | None) -> Ratio | None:
+    """Time of `slow` over that of `fast`, round by round; None where either has no number.
 
     Rounds that only one of the two completed are left out.
     """
-    setting = (timing.atoms, timing.threads)
-    peer = next((t for t in timings if t.model == PEER and (t.atoms, t.threads) == setting), None)
-    if peer is None or not peer.seconds or not timing.seconds:
+    if slow is None or fast is None or not slow.seconds or not fast.seconds:
         return None
-    ratios = [theirs / ours for theirs, ours in zip(peer.seconds, timing.seconds, strict=False)]
+    ratios = [theirs / ours for theirs, ours in zip(slow.seconds, fast.seconds, strict=False)]
     return Ratio(median=statistics.median(ratios), lowest=min(ratios), highest=max(ratios))
 
 
-def judge(timings: list[Timing], *, eager: str, others: Sequence[str]) -> Bar:
-    """Compare with the promise.
+def ratio_to_peer(timing: Timing, timings: list[Timing]) -> Ratio | None:
+    """Peer's time over `timing`'s, on the same system with the same threads."""
+    return ratio(_find(timings, PEER, timing.system, timing.atoms, timing.threads), timing)
 
-    Parameters
-    ----------
-    timings
-        Of all models.
-    eager, others
-        Names of our modes at the peer's size: the plain one, and the rest.
-    """
-    ratios = {
-        t.model: ratio.median
-        for t in timings
-        if t.model in (eager, *others)
-        and (t.atoms, t.threads) == (BAR_ATOMS, BAR_THREADS)
-        and (ratio := ratio_to_peer(t, timings)) is not None
+
+def judge(timings: list[Timing], *, native: str, compiled: str) -> list[Promise]:
+    """Compare with the promises; `native` and `compiled` are the names of our modes at the peer's size."""
+    one, two = (_find(timings, native, SYSTEM, ATOMS, threads) for threads in (1, 2))
+    measured = {
+        f"{native} over {PEER}": (PEER_RATIO, ratio(_find(timings, PEER, SYSTEM, ATOMS, 1), one)),
+        f"{native} over {compiled}": (COMPILED_RATIO, ratio(_find(timings, compiled, SYSTEM, ATOMS, 1), one)),
     }
-    if not ratios:
-        return Bar()
-    best = max(ratios.values())
-    return Bar(eager_ratio=ratios.get(eager), best_ratio=best, passed=best >= BAR_RATIO)
+    promises = [
+        Promise(name=name, required=required, measured=found and found.median)
+        for name, (required, found) in measured.items()
+    ]
+    # The two numbers of threads do not take turns: the ratio of medians.
+    gain = one.per_atom / two.per_atom if one and two and one.seconds and two.seconds else None
+    return [*promises, Promise(name=f"{native}, second thread", required=THREAD_GAIN, measured=gain)]
+
+
+def _find(timings: list[Timing], model: str, system: str, atoms: int, threads: int) -> Timing | None:
+    wanted = (model, system, atoms, threads)
+    return next((t for t in timings if (t.model, t.system, t.atoms, t.threads) == wanted), None)
 
 
 _COLUMNS = (
+    "system",
     "atoms",
     "threads",
     "model",
@@ -143,23 +150,24 @@ _COLUMNS = (
 
 def rows(report: Report) -> list[tuple[str, ...]]:
     """The table as text, a row for every model, system and number of threads."""
-    lists = {(t.model, t.atoms): t for t in report.neighbor_lists}
-    memory = {(m.model, m.atoms, m.threads): m for m in report.memory}
+    lists = {(t.model, t.system, t.atoms): t for t in report.neighbor_lists}
+    memory = {(m.model, m.system, m.atoms, m.threads): m for m in report.memory}
     table: list[tuple[str, ...]] = []
     for timing in report.timings:
-        listed = lists.get((timing.model, timing.atoms))
-        used = memory.get((timing.model, timing.atoms, timing.threads))
-        ratio = ratio_to_peer(timing, report.timings)
+        listed = lists.get((timing.model, timing.system, timing.atoms))
+        used = memory.get((timing.model, timing.system, timing.atoms, timing.threads))
+        faster = ratio_to_peer(timing, report.timings)
         has_time = bool(timing.seconds)
         table.append(
             (
+                timing.system,
                 f"{timing.atoms:,}",
                 str(timing.threads),
                 timing.model,
                 f"{timing.per_atom:.0f}" if has_time else timing.error,
                 "{:.0f}–{:.0f}".format(*timing.range_per_atom) if has_time else "",
-                f"{ratio.median:.2f}" if ratio else "",
-                f"{ratio.lowest:.2f}–{ratio.highest:.2f}" if ratio else "",
+                f"{faster.median:.2f}" if faster else "",
+                f"{faster.lowest:.2f}–{faster.highest:.2f}" if faster else "",
                 f"{listed.per_atom:.1f}" if listed is not None and listed.seconds else "",
                 "" if used is None else used.error if used.bytes is None else f"{used.bytes / used.atoms / 1e3:.0f}",
             )
@@ -170,16 +178,16 @@ def rows(report: Report) -> list[tuple[str, ...]]:
 def terminal_table(report: Report) -> Table:
     """The table for `rich`."""
     table = Table(
-        title=f"Energy, forces and stress of copper, float32, 5 Å; × is {PEER} (PaiNN, eager) over the model",
+        title=f"Energy, forces and stress, float32, 5 Å; × is {PEER} (PaiNN, eager) over the model",
         title_justify="left",
     )
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column == "model" else "right")
     previous = None
     for row in rows(report):
-        if previous not in (None, row[:2]):
+        if previous not in (None, row[:3]):
             table.add_section()
-        previous = row[:2]
+        previous = row[:3]
         table.add_row(*row)
     return table
 
@@ -195,6 +203,7 @@ def markdown(report: Report) -> str:
         f"{hardware.cpu}, {hardware.cores} cores, {hardware.memory_gib:.0f} GiB, {hardware.system}; {report.date}.",
         f"`{report.command}`; load before the start {hardware.load_average:.1f}.",
         f"Medians. The models take turns in each round; × is the time of {PEER} (PaiNN, eager) in a round over theirs.",
+        *map(verdict, report.promises),
         "List: neighbor search and model input. kB: largest resident memory beyond what was resident before an evaluation.",
     ]
     lines += [
@@ -204,15 +213,12 @@ def markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def verdict(bar: Bar) -> str:
-    """One line on the promise."""
-    if bar.passed is None or bar.best_ratio is None:
-        return "The promise was not tested in this run."
-    eager = "not measured" if bar.eager_ratio is None else f"{bar.eager_ratio:.1f}"
-    return (
-        f"At {bar.atoms} atoms on {bar.threads} thread: eager {eager}, fastest mode {bar.best_ratio:.1f} times the "
-        f"peer's eager mode; promised {bar.required_ratio:.0f}: {'kept' if bar.passed else 'NOT kept'}."
-    )
+def verdict(promise: Promise) -> str:
+    """One line on a promise."""
+    if promise.measured is None:
+        return f"{promise.name}: not measured in this run."
+    kept = "kept" if promise.passed else "NOT kept"
+    return f"{promise.name}: {promise.measured:.2f}, promised {promise.required:g} ({ATOMS} atoms of {SYSTEM}): {kept}."
 
 
 def write(report: Report, folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 import torch.utils.data.dataloader as torch_dataloader
 from speed_protocol import serve, timed
-from speed_system import CHANNELS, CUTOFF, LAYERS, N_RADIAL, copper
+from speed_system import CHANNELS, CUTOFF, LAYERS, N_RADIAL, system
 
 if not hasattr(torch_dataloader, "T_co"):
     # SchNetPack 2.1.1 imports this type variable, for an annotation; torch 2.13 no longer has it there.
@@ -57,9 +57,9 @@ class SchNetPackModel:
             "cutoff": CUTOFF,
         }
 
-    def prepare(self, n_cells: int) -> dict[str, Any]:
+    def prepare(self, name: str, n_cells: int) -> dict[str, Any]:
         """Build the system and its input."""
-        self.atoms = copper(n_cells)
+        self.atoms = system(name, n_cells)
         self.inputs = self.converter(self.atoms)
         return {"atoms": len(self.atoms), "edges": len(self.inputs[properties.idx_i])}
 

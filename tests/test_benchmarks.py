@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-OURS, COMPILED = "hydrapot", "hydrapot compiled"
+OURS, COMPILED, NATIVE = "hydrapot torch", "hydrapot compiled", "hydrapot native"
 
 FAKE_WORKER = """
 import os, signal, sys
@@ -18,7 +18,7 @@ class Fake:
     def describe(self):
         print("chatter that must not reach the protocol")
         return {"threads": getattr(self, "threads", 0), "limit": os.environ.get("OMP_NUM_THREADS", "none")}
-    def prepare(self, n_cells):
+    def prepare(self, name, n_cells):
         if n_cells == 13:
             raise ValueError("no such\\nsystem")
         self.n_cells = n_cells
@@ -53,13 +53,15 @@ def protocol(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def example(module: ModuleType):
-    def timing(model: str, *seconds: float, atoms: int = 864, error: str = ""):
-        return module.Timing(model=model, atoms=atoms, threads=1, seconds=list(seconds), error=error)
+    def timing(model: str, *seconds: float, atoms: int = 864, threads: int = 1, error: str = ""):
+        return module.Timing(model=model, atoms=atoms, threads=threads, seconds=list(seconds), error=error)
 
     timings = [
         timing(module.PEER, 2.0, 4.0, 3.0),
         timing(OURS, 1.0, 1.0, 1.0),
         timing(COMPILED, 0.5, 0.25, 0.5),
+        timing(NATIVE, 0.02, 0.05, 0.025),
+        timing(NATIVE, 0.0125, threads=2),
         timing(OURS, 1.0, atoms=108),
         timing(module.PEER, atoms=10_976, error="killed, most likely for want of memory"),
         timing(OURS, 10.976, atoms=10_976),
@@ -77,7 +79,7 @@ def example(module: ModuleType):
             module.Memory(model=OURS, atoms=10_976, threads=1, bytes=10_976_000 * 5),
             module.Memory(model=module.PEER, atoms=10_976, threads=1, error="out of memory"),
         ],
-        bar=module.judge(timings, eager=OURS, others=[COMPILED]),
+        promises=module.judge(timings, native=NATIVE, compiled=COMPILED),
     )
 
 
@@ -89,26 +91,34 @@ def test_ratio_is_taken_round_by_round(report_module: ModuleType):
 
 def test_no_ratio_without_the_peer(report_module: ModuleType):
     report = example(report_module)
-    assert report_module.ratio_to_peer(report.timings[3], report.timings) is None  # not measured at this size
-    assert report_module.ratio_to_peer(report.timings[5], report.timings) is None  # ran out of memory
+    assert report_module.ratio_to_peer(report.timings[5], report.timings) is None  # not measured at this size
+    assert report_module.ratio_to_peer(report.timings[7], report.timings) is None  # ran out of memory
 
 
-def test_bar(report_module: ModuleType):
-    bar = example(report_module).bar
-    assert (bar.eager_ratio, bar.best_ratio, bar.passed) == (3.0, 6.0, True)
-    assert "kept" in report_module.verdict(bar)
-    slow = [t.model_copy(update={"seconds": [2.0] * 3}) for t in example(report_module).timings[:3]]
-    missed = report_module.judge(slow, eager=OURS, others=[COMPILED])
-    assert missed.passed is False
-    assert "NOT kept" in report_module.verdict(missed)
-    assert report_module.judge([], eager=OURS, others=[]).passed is None
+def test_promises(report_module: ModuleType):
+    """100 times the peer is kept, 20 times the compiled network too, a second thread that doubles as well."""
+    promises = example(report_module).promises
+    assert [promise.measured for promise in promises] == pytest.approx([100.0, 20.0, 2.0])
+    assert all(promise.passed for promise in promises)
+    assert "kept" in report_module.verdict(promises[0])
+    slow = [t.model_copy(update={"seconds": [2.0] * 3}) for t in example(report_module).timings[:5]]
+    missed = report_module.judge(slow, native=NATIVE, compiled=COMPILED)
+    assert [promise.passed for promise in missed] == [False] * 3
+    assert "NOT kept" in report_module.verdict(missed[0])
+    assert [promise.passed for promise in report_module.judge([], native=NATIVE, compiled=COMPILED)] == [None] * 3
+
+
+def test_ratios_stay_within_a_system(report_module: ModuleType):
+    timings = example(report_module).timings
+    other = timings[1].model_copy(update={"system": "Si"})
+    assert report_module.ratio_to_peer(other, timings) is None
 
 
 def test_table(report_module: ModuleType):
     rows = report_module.rows(example(report_module))
-    assert rows[1] == ("864", "1", OURS, "1157", "1157–1157", "3.00", "2.00–4.00", "10.0", "")
-    assert rows[4][3:] == ("killed, most likely for want of memory", "", "", "", "", "out of memory")
-    assert rows[5][3:] == ("1000", "1000–1000", "", "", "", "5")
+    assert rows[1] == ("Cu", "864", "1", OURS, "1157", "1157–1157", "3.00", "2.00–4.00", "10.0", "")
+    assert rows[6][4:] == ("killed, most likely for want of memory", "", "", "", "", "out of memory")
+    assert rows[7][4:] == ("1000", "1000–1000", "", "", "", "5")
 
 
 def test_files(report_module: ModuleType, tmp_path: Path):
@@ -116,7 +126,7 @@ def test_files(report_module: ModuleType, tmp_path: Path):
     report_module.write(report, tmp_path)
     assert report_module.Report.model_validate_json((tmp_path / "speed.json").read_text()) == report
     text = (tmp_path / "speed.md").read_text()
-    assert "| 864 | 1 | hydrapot compiled | 579 |" in text
+    assert "| Cu | 864 | 1 | hydrapot compiled | 579 |" in text
     assert "a processor" in text
     assert "parameters 600000" in text
     assert report_module.terminal_table(report).row_count == len(report.timings)
@@ -133,7 +143,7 @@ def worker(protocol: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_worker_answers(worker, tmp_path: Path):
-    assert worker.ask("prepare", n_cells=2) == {"atoms": 32, "edges": 0}
+    assert worker.ask("prepare", name="Cu", n_cells=2) == {"atoms": 32, "edges": 0}
     assert worker.ask("evaluate", threads=2)["seconds"] > 0.0
     assert worker.ask("neighbor_list", threads=1) == {"seconds": 0.5}
     assert worker.ask("describe") == {"threads": 1, "limit": "none"}
@@ -143,14 +153,14 @@ def test_worker_answers(worker, tmp_path: Path):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is measured on Linux only")
 def test_worker_measures_memory(worker):
-    worker.ask("prepare", n_cells=2)
+    worker.ask("prepare", name="Cu", n_cells=2)
     assert 0.9 < worker.ask("memory", threads=1)["bytes"] / (64 << 20) < 1.5
 
 
 def test_worker_survives_an_error_and_reports_being_killed(protocol: ModuleType, worker):
     with pytest.raises(protocol.WorkerError, match=r"^ValueError: no such$"):
-        worker.ask("prepare", n_cells=13)
-    worker.ask("prepare", n_cells=99)
+        worker.ask("prepare", name="Cu", n_cells=13)
+    worker.ask("prepare", name="Cu", n_cells=99)
     with pytest.raises(protocol.WorkerError, match="want of memory"):
         worker.ask("evaluate", threads=1)
     with pytest.raises(protocol.WorkerError, match="want of memory"):
