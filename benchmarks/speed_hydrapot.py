@@ -74,10 +74,10 @@ class HydrapotModel:
             self.graph = build_graph(atoms, cutoff=cutoff)
             return int(self.graph.edge_mask.sum())
         edges = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, cutoff=cutoff)
-        order = np.argsort(edges.receivers, kind="stable")
-        offsets = np.searchsorted(edges.receivers[order], np.arange(len(atoms) + 1))
-        self.pairs = (offsets, edges.senders[order].astype(np.int32), edges.shifts[order].astype(np.int32))
-        return len(order)
+        receivers, senders = edges.edge_index
+        offsets = np.searchsorted(receivers, np.arange(len(atoms) + 1))
+        self.pairs = (offsets, senders.astype(np.int32), edges.shifts.astype(np.int32))
+        return len(senders)
 
     def set_threads(self, threads: int) -> None:
         """Threads of an evaluation."""
