@@ -230,6 +230,8 @@ void PairHydrapot::init_style()
     error->all(FLERR, "pair_style hydrapot has no parts of different speed: use  run_style verlet");
   if (tail_flag) error->all(FLERR, "pair_style hydrapot has no tail beyond its cutoff: use  pair_modify tail no");
   neighbor->add_request(this, NeighConst::REQ_FULL);
+  // Hybrid styles ask for this width before pair_coeff has named a model, and LAMMPS sizes its buffers by theirs.
+  if (force->pair) force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
   tested = false;
   rows_valid = false;
 }
