@@ -73,13 +73,13 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def controls(repeats: int, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Both suites on every control, with new seeds each time."""
+def controls(repeats: int, names: Sequence[str], suites: Sequence[str]) -> list[dict[str, Any]]:
+    """The suites on every control, with new seeds each time."""
     rows = []
     for name, (factory, a) in CONTROLS.items():
         if names and name not in names:
             continue
-        for suite in ("nve", "md"):
+        for suite in suites:
             began = time.perf_counter()
             seeds = [(2 * k, 2 * k + 1) for k in range(repeats)]
             found = [summary(load_suite(suite).run(context(factory, a=a, seeds=pair))) for pair in seeds]
@@ -123,11 +123,12 @@ def main() -> None:
     parser.add_argument("what", choices=("controls", "defects"))
     parser.add_argument("--repeats", type=int, default=5, help="with two seeds each")
     parser.add_argument("--controls", nargs="*", default=(), help="some of them only")
+    parser.add_argument("--suites", nargs="*", default=("nve", "md"))
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    rows = controls(options.repeats, options.controls) if options.what == "controls" else defects()
+    rows = controls(options.repeats, options.controls, options.suites) if options.what == "controls" else defects()
     if options.output is not None:
         options.output.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
