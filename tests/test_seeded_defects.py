@@ -132,7 +132,7 @@ def test_refusing_lone_atoms_is_no_failure(suite):
 
 
 class Dead(Picky):
-    def calculate(self, atoms=None, properties=("energy",), system_changes=()):
+    def calculate(self, *_arguments, **_options):
         raise RuntimeError("out of order")
 
 
@@ -154,15 +154,17 @@ def test_rounding_widens_limits_up_to_a_cap():
 
     def single():
         calculator = Sound(0.0, inner=PairPotential)
-        calculator.falsify = lambda atoms, results: results.update(
+        calculator.falsify = lambda _atoms, results: results.update(
             forces=results["forces"].astype(np.float32).astype(float), energy=float(np.float32(results["energy"]))
         )
         return calculator
 
-    for factory, expected in ((single, False), (DEFECTS["bfloat16 forces"].make, True)):
-        make = factory if factory is single else lambda: factory(1.0)
-        ctx = context(make)
-        ctx.subject.resolution = 1e-7 if factory is single else 4e-3
+    def coarse():
+        return DEFECTS["bfloat16 forces"].make(1.0)
+
+    for factory, resolution, expected in ((single, 1e-7, False), (coarse, 4e-3, True)):
+        ctx = context(factory)
+        ctx.subject.resolution = resolution
         bad = {suite: failed(ctx, suite) for suite in ("gradient", "jacobian")}
         assert any(bad.values()) is expected, bad
     ctx = context(lambda: Noise(1e-3, inner=PairPotential))
@@ -203,5 +205,3 @@ def test_limits_of_the_domain_count():
     domain = COPPER.model_copy(update={"limits": {"walls/height of the wall": 1e6}})
     assert set(failed(context(PairPotential, domain=domain), "walls")) == {"height of the wall"}
     assert isinstance(failed(context(PairPotential, domain=domain), "walls")["height of the wall"], Metric)
-
-

@@ -24,7 +24,8 @@ _SMOOTHNESS_UNIT = "of max(1 eV/Å², |k|)"
 FORCE_STEPS = (1e-2, 3e-3, 1e-3, 3e-4)  # Å
 STRAIN_STEPS = (3e-3, 1e-3, 3e-4, 1e-4)
 CURVATURE_STEPS = (3e-3, 1e-3, 3e-4, 1e-4)  # Å
-_HALVINGS = 40
+#: At most so many panels are halved; one that is this narrow (Å) holds a jump.
+_HALVINGS, _NARROW = 200, 1e-10
 # f'(0) = [f(−2h) − 8 f(−h) + 8 f(h) − f(2h)] / 12h + O(h⁴)
 _STENCIL = {-2: 1.0 / 12.0, -1: -8.0 / 12.0, 1: 8.0 / 12.0, 2: -1.0 / 12.0}
 
@@ -86,9 +87,9 @@ def check_continuity(
 ) -> CheckResult:
     """No jumps along ``positions + t · direction``, 0 ≤ t ≤ `length`: energy differences are work.
 
-    The work is integrated in panels (Gauss–Legendre, four nodes). The worst panel is halved, 40 times over or until
-    `limit` is kept: at a kink of a higher derivative the error falls with the panel, at a jump of the energy it
-    stays. This finds truncated cutoffs, neighbor caps and stale neighbor lists, which derivatives at a point do not see.
+    The work is integrated in panels (Gauss–Legendre, four nodes). The worst panel is halved until `limit` is kept: at
+    a kink of a higher derivative the error falls with the panel, at a jump of the energy it stays. This finds
+    truncated cutoffs, neighbor caps and stale neighbor lists, which derivatives at a point do not see.
     """
 
     def place(t: float) -> Atoms:
@@ -115,6 +116,8 @@ def check_continuity(
         if errors[worst] <= limit or np.isnan(errors[worst]):
             break
         start, end = panels[worst]
+        if end - start < _NARROW:
+            break
         halves = np.array([[start, 0.5 * (start + end)], [0.5 * (start + end), end]])
         panels = np.concatenate([np.delete(panels, worst, axis=0), halves])
         errors = np.concatenate([np.delete(errors, worst), mismatches(halves)])

@@ -38,7 +38,7 @@ POINTS = (48, 144, 576)
 WIDENING = {
     "force along a direction": Widening(4000, 5e-4),
     "stress": Widening(4000, 5e-4),
-    "closed path": Widening(3, 1e-6),
+    "closed path": Widening(10, 2e-6),
     "energy and work": Widening(20, 5e-6),
 }
 _HELPS = 0.4

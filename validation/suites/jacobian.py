@@ -62,7 +62,8 @@ def _measure(context: Context, exact: Evaluator, case: Case, series: list[Series
     ratios = []
     for step in steps:
         matrix = jacobian(exact, case.atoms, step=step)
-        ratios.append(float(np.linalg.norm(matrix - matrix.T) / max(1e-300, np.linalg.norm(matrix + matrix.T))))
+        symmetric = float(np.linalg.norm(matrix + matrix.T))
+        ratios.append(float(np.linalg.norm(matrix - matrix.T)) / max(1e-300, symmetric))
     series.append(Series(case.name, list(steps), [max(r, 1e-17) for r in ratios]))
     # A Jacobian that is not finite at one step is not excused by another step.
     value = min(ratios) if np.isfinite(ratios).all() else float("nan")

@@ -59,7 +59,10 @@ def run(context: Context) -> Outcome:
             legal=context.subject.head_info is not None,  # an atom alone is in it
         )
     figure = Figure(
-        "Energy per atom against that of the smallest cell", "atoms (of the smallest cell)", "difference (eV/atom)", series
+        "Energy per atom against that of the smallest cell",
+        "atoms (of the smallest cell)",
+        "difference (eV/atom)",
+        series,
     )
     return Outcome(metrics, [figure] if series else [])
 
@@ -69,9 +72,7 @@ def _extensivity(context: Context, exact: Evaluator, case: Case, series: list[Se
     sizes = sorted({tuple(int(n) for n in np.where(case.atoms.pbc, size, 1)) for size in _SIZES})
     results = exact.many([case.atoms.repeat(size) for size in sizes])
     n, single = len(case.atoms), results[0]
-    differences = [
-        r.energy / (n * np.prod(size)) - single.energy / n for r, size in zip(results, sizes, strict=True)
-    ]
+    differences = [r.energy / (n * np.prod(size)) - single.energy / n for r, size in zip(results, sizes, strict=True)]
     forces = [
         float(np.abs(r.forces - np.tile(single.forces, (int(np.prod(size)), 1))).max())
         for r, size in zip(results, sizes, strict=True)

@@ -99,9 +99,7 @@ def wall(pair: str, distances: Array, energies: Array, forces: Array, *, close: 
     return Wall(pair, flips, bool((forces[inside] < NOISE).any()), height, barrier)
 
 
-def _dimers(
-    context: Context, exact: Evaluator, pairs: Sequence[tuple[int, int]]
-) -> tuple[list[Metric], list[Figure]]:
+def _dimers(context: Context, exact: Evaluator, pairs: Sequence[tuple[int, int]]) -> tuple[list[Metric], list[Figure]]:
     axis = np.array([0.36, 0.48, 0.8])
     walls: list[Wall] = []
     curves: dict[str, tuple[Array, Array]] = {}
@@ -125,7 +123,9 @@ def _dimers(
         pair, reason = next(iter(refused.items()))
         line = f"{len(refused)} of {len(pairs)} pairs refused, e.g. {pair}: {reason}"
         if context.subject.head_info is not None:
-            metrics.append(Metric("dimers refused", f"{len(pairs)} pairs", len(refused), "pairs", upper=0.0, detail=line))
+            metrics.append(
+                Metric("dimers refused", f"{len(pairs)} pairs", len(refused), "pairs", upper=0.0, detail=line)
+            )
         else:
             metrics.append(skipped("dimers refused", f"{len(pairs)} pairs", line))
     if not walls:
@@ -196,7 +196,8 @@ def _solids(context: Context, exact: Evaluator, figures: list[Figure]) -> list[M
     if not solids:
         chosen = representative(static.elements(context), count=1)
         solids["made crystal"] = perfect_crystal(chosen, cutoff=context.subject.cutoff)
-    metrics, series = [], []
+    metrics: list[Metric] = []
+    series: list[Series] = []
     for name, atoms in solids.items():
         cells = []
         for ratio in VOLUMES:
