@@ -50,13 +50,17 @@ class NativeBackend:
 
     def __init__(self, potential: Potential, *, head: str, dtype: Literal["float32", "float64"]) -> None:
         knots = 0 if dtype == "float64" else native.DEFAULT_KNOTS
+        self.potential, self.head, self.dtype = potential, head, dtype
         self.model = native.NativeModel(potential, dtype=dtype, knots=knots)
-        self.head = head
         self.references = potential.references[head].values
         self._engine: native.NativeEngine | None = None
         self._known: Candidates | None = None
         self._call: native.PreparedCall | None = None
         self._reference = np.zeros(0)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies, also in other processes, are made anew: memory of the library cannot be copied."""
+        return _make, (self.potential, self.head, self.dtype)
 
     def evaluate(self, pairs: Pairs, *, threads: int) -> dict[str, Any]:
         """Results by ASE's names, and ``reference_energy`` and ``interaction_energy``; stress in full periodicity.
@@ -98,6 +102,10 @@ class NativeBackend:
             assert virial is not None  # noqa: S101 - it comes with the forces
             results["stress"] = virial[0][_VOIGT] / -_volume(pairs.cell)
         return results
+
+
+def _make(potential: Potential, head: str, dtype: Literal["float32", "float64"]) -> NativeBackend:
+    return NativeBackend(potential, head=head, dtype=dtype)
 
 
 def _volume(cell: NDArray[np.float64]) -> float:

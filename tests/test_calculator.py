@@ -1,5 +1,6 @@
 """The ASE calculator: results, caching, warnings and errors."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -327,6 +328,18 @@ class TestBackends:
     def test_what_it_cannot_do_is_refused_and_auto_takes_torch(self, settings):
         with pytest.raises(ConfigurationError, match="native backend cannot be used"):
             HydrapotCalculator(small_potential(), head=CRYSTALS, backend="native", **settings)
+
+    def test_copies_are_independent(self):
+        """Engines of the library cannot be shared: a copy that did would free them twice."""
+        atoms, other = crystal(), crystal()
+        atoms.calc = HydrapotCalculator(small_potential(), head=CRYSTALS, backend="native")
+        forces = atoms.get_forces()
+        other.calc = copy.deepcopy(atoms.calc)
+        del atoms.calc
+        other.rattle(0.05)
+        assert np.abs(other.get_forces() - forces).max() > 0.01
+        other.positions = atoms.positions
+        np.testing.assert_array_equal(other.get_forces(), forces)
 
     def test_an_unknown_backend(self):
         with pytest.raises(ConfigurationError, match="auto, native or torch"):
