@@ -335,7 +335,7 @@ class TestBackends:
         atoms.calc = HydrapotCalculator(small_potential(), head=CRYSTALS, backend="native")
         forces = atoms.get_forces()
         other.calc = copy.deepcopy(atoms.calc)
-        del atoms.calc
+        atoms.calc = None
         other.rattle(0.05)
         assert np.abs(other.get_forces() - forces).max() > 0.01
         other.positions = atoms.positions
