@@ -172,21 +172,19 @@ class HydrapotCalculator(Calculator):
             )
         self.results = {}
         charge, spin = charge_and_spin(atoms)
-        with self.threads_set():
-            self._pairs = None
-            pairs, searched = self._list.pairs(
-                atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, charge=charge, spin=spin
-            )
-            if searched or not self._supported:  # elements, charge and spin cannot have changed otherwise
-                self._supported = (
-                    False  # until the check has passed: a refused structure stays refused when asked again
-                )
-                self.potential.check_supported(pairs.candidates.graph, head=self.head)
-                self._supported = True
-                self._warn(atoms)
-            if self.backend == "native":
-                results = self._run_native(pairs)
-            else:
+        self._pairs = None
+        pairs, searched = self._list.pairs(
+            atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, charge=charge, spin=spin
+        )
+        if searched or not self._supported:  # elements, charge and spin cannot have changed otherwise
+            self._supported = False  # until the check has passed: a refused structure stays refused when asked again
+            self.potential.check_supported(pairs.candidates.graph, head=self.head)
+            self._supported = True
+            self._warn(atoms)
+        if self.backend == "native":
+            results = self._run_native(pairs)
+        else:
+            with self.threads_set():
                 results = self._run_torch(self._list.compress(pairs), periodic=bool(atoms.pbc.all()))
         self._pairs = pairs
         self._charge_spin = (charge, spin)

@@ -226,8 +226,11 @@ def charge_and_spin(atoms: Atoms) -> tuple[int, int | None]:
     UnsupportedChargeError
         If either is not a whole number, or the multiplicity is smaller than 1.
     """
-    charge = _whole(atoms.info.get("charge", 0))
-    spin = atoms.info.get("spin")
+    info = atoms.info
+    if "charge" not in info and "spin" not in info:
+        return 0, None
+    charge = _whole(info.get("charge", 0))
+    spin = info.get("spin")
     multiplicity = None if spin is None else _whole(spin)
     if charge is None:
         raise UnsupportedChargeError(
