@@ -3,7 +3,7 @@
     python benchmarks/validator_dynamics.py controls [--repeats 5] [-o controls.json]
     python benchmarks/validator_dynamics.py defects [-o defects.json]
 
-Tier smoke, 27 atoms of Cu (16 or fewer in md), 300 K, NVT. Every repetition has two seeds of its own. A control has to pass
+Tier smoke, 27 atoms of Cu (12 in md), 300 K, NVT. Every repetition has two seeds of its own. A control has to pass
 every time; of each defect the verdict is shown at three strengths. One process, one thread: about five minutes for
 either on an idle core.
 """

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from ase.calculators.emt import EMT
 
 from hydrapot.validation.domain import Domain
@@ -115,13 +116,26 @@ def test_single_precision_is_no_defect():
     """Energies and forces rounded to float32: slopes stay resolved, a ratio that drowns is not judged."""
 
     def change(results, _atoms):
-        results["energy"] = float(np.float32(results["energy"] + 100.0)) - 100.0
+        results["energy"] = float(np.float32(results["energy"] + 100.0))
         results["forces"][:] = results["forces"].astype(np.float32)
 
     made = context(lambda: Altered(change))
-    made.subject.resolution = 1e-5 / 2  # float32 of 100 eV, relative to some eV of interaction
+    made.subject.resolution = 1.2e-7
     outcome = SUITE.run(made)
     assert outcome.verdict is Verdict.PASS, [m for m in outcome.metrics if m.verdict is Verdict.FAIL]
+
+
+def test_a_coarse_potential_does_not_excuse_itself(monkeypatch):
+    """Forces in bfloat16: its own resolution must not turn the ratio off."""
+    monkeypatch.setitem(nve.PLANS, Tier.SMOKE, replace(nve.PLANS[Tier.SMOKE], snapshots=8))
+
+    def change(results, _atoms):
+        results["forces"][:] = torch.tensor(results["forces"]).to(torch.bfloat16).double().numpy()
+
+    made = context(lambda: Altered(change))
+    made.subject.resolution = 4e-3
+    (ratio,) = limited(SUITE.run(made), RATIO)
+    assert ratio.verdict in {Verdict.FAIL, Verdict.INCONCLUSIVE}  # not N-A for drowning in its own rounding
 
 
 def test_the_domain_can_set_the_limit():

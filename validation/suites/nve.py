@@ -37,6 +37,8 @@ EXCHANGE_TIME = 10.0
 RATIO_LIMITS = (3.5, 4.5)
 #: Fluctuations below this multiple of the rounding of the energy are those of the rounding.
 RESOLVED = 10.0
+#: Relative rounding of the energy that is put up with; that of float32 is 1e-7. Coarser potentials are judged as they are.
+COARSEST = 1e-6
 #: K, at least: at rest nothing would be tested.
 _COLDEST = 10.0
 #: A run whose temperature rises above this multiple of where it began has exploded.
@@ -257,7 +259,8 @@ class _Structure:
             name: list(fluctuation_ratio(snapshots, energy_and_forces, timestep=step, duration=self.plan.stretch))
             for name, step in (("at step", self.timestep), ("at twice the step", 2.0 * self.timestep))
         }
-        return {"failure": "", "rounding": self.context.subject.resolution * max(1.0, abs(energy)), **ratio}
+        rounding = min(self.context.subject.resolution, COARSEST) * max(1.0, abs(energy))
+        return {"failure": "", "rounding": rounding, **ratio}
 
     def figures(self) -> list[Figure]:
         """Shadow energy and energy of the first seed with each step."""
