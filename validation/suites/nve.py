@@ -37,8 +37,8 @@ EXCHANGE_TIME = 10.0
 RATIO_LIMITS = (3.5, 4.5)
 #: Fluctuations below this multiple of the rounding of the energy are those of the rounding.
 RESOLVED = 10.0
-#: Relative rounding of the energy that is put up with; that of float32 is 1e-7. Coarser potentials are judged as they are.
-COARSEST = 1e-6
+#: Relative rounding of the energy that is put up with; that of float32 is 1.2e-7. Coarser potentials are judged as they are.
+COARSEST = 2e-7
 #: K, at least: at rest nothing would be tested.
 _COLDEST = 10.0
 #: A run whose temperature rises above this multiple of where it began has exploded.
