@@ -102,7 +102,7 @@ def _dense_path(context: Context, chosen: list[int], way: Array) -> tuple[str, A
     """The path in a compressed crystal: as many neighbors as asked for, or as the potential bears."""
     exact, most = static.evaluator(context), NEIGHBORS[context.tier]
     for neighbors in (most, most * 3 // 4, most // 2, most // 3):
-        dense = compressed(chosen, cutoff=context.subject.cutoff, neighbors=neighbors)
+        dense = compressed(chosen, cutoff=context.subject.cutoff, neighbors=neighbors, seed=context.seeds[0])
         direction, length = _only(dense, [0], way), 0.2 * float(dense.cell.lengths()[0])
         middle, end = dense.copy(), dense.copy()
         middle.positions += 0.5 * length * direction
@@ -117,7 +117,7 @@ def _dense_path(context: Context, chosen: list[int], way: Array) -> tuple[str, A
     return f"crystal of {neighbors} neighbors", dense, direction, length
 
 
-def compressed(elements: list[int], *, cutoff: float, neighbors: int) -> Atoms:
+def compressed(elements: list[int], *, cutoff: float, neighbors: int, seed: int = 0) -> Atoms:
     """A rattled fcc crystal, cubic cell, with at least so many neighbors within the cutoff, but not denser than it has to."""
     # (4π/3) r³ · √2/d³ neighbors at a nearest distance d; one shell more than that for safety.
     densest = cutoff * (4.0 * np.pi * np.sqrt(2.0) / 3.0 / (1.1 * neighbors)) ** (1.0 / 3.0)
@@ -126,7 +126,7 @@ def compressed(elements: list[int], *, cutoff: float, neighbors: int) -> Atoms:
     # One element: the smallest, which is compressed least.
     smallest = min(elements, key=lambda z: bond(z, z, cutoff=cutoff))
     crystal.numbers[:] = smallest
-    crystal.positions += 0.02 * distance * np.random.default_rng(0).normal(size=crystal.positions.shape)
+    crystal.positions += 0.02 * distance * np.random.default_rng(seed).normal(size=crystal.positions.shape)
     return crystal
 
 
