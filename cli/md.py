@@ -1,5 +1,6 @@
 """``hydrapot md``."""
 
+from contextlib import ExitStack
 from enum import StrEnum
 from typing import Annotated
 
@@ -15,6 +16,13 @@ class Ensemble(StrEnum):
     langevin = "langevin"
     nose_hoover = "nose-hoover"
     npt = "npt"
+
+
+class Engine(StrEnum):
+    """What moves the atoms."""
+
+    ase = "ase"
+    lammps = "lammps"
 
 
 class Cell(StrEnum):
@@ -52,6 +60,9 @@ def md(
     seed: Annotated[int, typer.Option(help="Of the velocities and of langevin.")] = 0,
     keep_velocities: Annotated[bool, typer.Option("--keep-velocities", help="Start with those in FILE.")] = False,
     interval: Annotated[int, typer.Option(help="Steps between frames and rows of the table.")] = 10,
+    engine: Annotated[
+        Engine, typer.Option(help="ase, or lammps, which `mpiexec -n 4 hydrapot md …` divides between processes.")
+    ] = Engine.ase,
     frames: Annotated[Frames, typer.Option(help="Format of the frames; traj keeps all digits.")] = Frames.traj,
     charge: options.Charge = None,
     spin: options.Spin = None,
@@ -85,11 +96,28 @@ def md(
         velocities="file" if keep_velocities else "new",
         interval=interval,
     )
-    atoms = options.structure_and_calculator(
-        model, file, charge=charge, spin=spin, head=head, dtype=dtype, device=device, threads=threads, compile=compile_
-    )
     output = output or options.default_output(file, "md")
-    with StopRequest() as request:
+    with ExitStack() as stack:
+        request = stack.enter_context(StopRequest())
+        chosen = None
+        if engine is Engine.lammps:
+            from hydrapot.workflows.mdlammps import LammpsProcesses
+
+            processes = stack.enter_context(LammpsProcesses())
+            if not processes.first:
+                return
+            chosen = processes.engine(model, threads=threads)
+        atoms = options.structure_and_calculator(
+            model,
+            file,
+            charge=charge,
+            spin=spin,
+            head=head,
+            dtype=dtype,
+            device=device,
+            threads=threads,
+            compile=compile_,
+        )
         result = workflows.md(
             atoms,
             settings,
@@ -99,6 +127,7 @@ def md(
             resume=resume,
             progress=True,
             stop=lambda: request.requested is not None,
+            engine=chosen,
         )
     found = result.summary["results"]
     rate = f"{found['steps_per_second']:.1f} steps/s"

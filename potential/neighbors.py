@@ -80,7 +80,7 @@ def check_geometry(positions: NDArray[np.float64], cell: NDArray[np.float64], pb
             )
 
 
-def _complete_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
+def complete_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Replace the non-periodic vectors by unit vectors orthogonal to the periodic ones.
 
     A non-periodic lattice vector carries no physics (its shifts are always 0), yet a zero or parallel one would make
@@ -148,7 +148,7 @@ def neighbor_list(
     if len(positions) == 0:
         return NeighborList(np.zeros((2, 0), dtype=np.int64), np.zeros((0, 3), dtype=np.int64))
 
-    complete = _complete_cell(cell, pbc)
+    complete = complete_cell(cell, pbc)
     # Wrap first, shift back afterwards: the search then never sees coordinates a thousand cells away, where its
     # own reduction would lose digits.
     if pbc.any():

@@ -19,7 +19,7 @@ needs_lammps = pytest.mark.skipif(
 
 
 def mpi(
-    processes: int, command: list[str], *, cwd: Path | None = None, check: bool = True, timeout: int = 550
+    processes: int, command: list[str], *, cwd: Path | None = None, check: bool = True, timeout: int = 200
 ) -> subprocess.CompletedProcess[str]:
     """Run a command on a number of processes of one thread each."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

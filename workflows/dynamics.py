@@ -15,6 +15,7 @@ the true number. Likewise MTKNPT counts nine for the cell, but a symmetric stres
 not rotate it.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 import numpy as np
@@ -89,6 +90,28 @@ class Integrator(Protocol):
         """Advance by one time step."""
 
 
+class EngineIntegrator(ABC):
+    """An integrator of another program, which keeps its thermostat and barostat to itself."""
+
+    dt: float
+
+    @abstractmethod
+    def step(self) -> None:
+        """Advance by one time step: positions, momenta, cell and results of the structure."""
+
+    @abstractmethod
+    def conserved_energy(self) -> float | None:
+        """As :func:`conserved_energy`."""
+
+    @abstractmethod
+    def get_state(self) -> dict[str, NDArray[Any]]:
+        """Arrays from which :meth:`set_state` can go on."""
+
+    @abstractmethod
+    def set_state(self, state: dict[str, NDArray[Any]]) -> None:
+        """Go on from :meth:`get_state`."""
+
+
 def make_integrator(
     atoms: Atoms,
     *,
@@ -146,13 +169,17 @@ def make_integrator(
 
 def conserved_energy(integrator: Integrator) -> float | None:
     """Conserved quantity of a Nosé–Hoover or MTK integrator in eV, None for the others."""
+    if isinstance(integrator, EngineIntegrator):
+        return integrator.conserved_energy()
     if isinstance(integrator, (NoseHooverChainNVT, IsotropicMTKNPT, MTKNPT)):
         return float(integrator.get_conserved_energy())
     return None
 
 
-def get_state(integrator: Integrator) -> dict[str, NDArray[np.float64]]:
+def get_state(integrator: Integrator) -> dict[str, NDArray[Any]]:
     """Thermostat and barostat variables by name."""
+    if isinstance(integrator, EngineIntegrator):
+        return integrator.get_state()
     state = {}
     for name in _STATE[type(integrator)]:
         owner, attribute = _owner(integrator, name)
@@ -160,8 +187,11 @@ def get_state(integrator: Integrator) -> dict[str, NDArray[np.float64]]:
     return state
 
 
-def set_state(integrator: Integrator, state: dict[str, NDArray[np.float64]]) -> None:
+def set_state(integrator: Integrator, state: dict[str, NDArray[Any]]) -> None:
     """Restore what :func:`get_state` gave; positions, momenta and cell have been set on the atoms before."""
+    if isinstance(integrator, EngineIntegrator):
+        integrator.set_state(state)
+        return
     for name in _STATE[type(integrator)]:
         owner, attribute = _owner(integrator, name)
         value = state[name]

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from ase import Atoms, units
 
 from hydrapot.potential.errors import ConfigurationError, InvalidStructureError, SimulationError
 from hydrapot.workflows import record
-from hydrapot.workflows.dynamics import conserved_energy, get_state, make_integrator, set_state
+from hydrapot.workflows.dynamics import Integrator, conserved_energy, get_state, make_integrator, set_state
 from hydrapot.workflows.guards import Guards
 from hydrapot.workflows.mdrecorder import Recorder, Row
 from hydrapot.workflows.mdsettings import FREE_SETTINGS, MDSettings
@@ -28,6 +28,13 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 _RESTART = ".restart.npz"
+
+
+class Engine(NamedTuple):
+    """What moves the atoms: a name for the record, and what stands for :func:`make_integrator`."""
+
+    name: str
+    integrator: Callable[..., Integrator]
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ def md(
     resume: bool = False,
     progress: bool = False,
     stop: Callable[[], bool] | None = None,
+    engine: Engine | None = None,
 ) -> MDResult:
     """Run molecular dynamics; `atoms`, which carry a calculator, end in the final state.
 
@@ -82,6 +90,8 @@ def md(
         Show a progress bar on standard error.
     stop
         Asked before every step; true ends the run with a restart file.
+    engine
+        What moves the atoms; None takes the integrators of ASE.
 
     Raises
     ------
@@ -100,7 +110,7 @@ def md(
         outputs = Outputs(output, suffixes, overwrite=overwrite, resume=resume)
         restart = _find_restart(outputs) if resume else None
     with single_threaded_algebra():
-        run = _Run(atoms, settings, outputs=outputs, frame_suffix=f".{frames}")
+        run = _Run(atoms, settings, outputs=outputs, frame_suffix=f".{frames}", engine=engine)
         try:
             if restart is None:
                 run.start()
@@ -114,7 +124,15 @@ def md(
 class _Run:
     """A run in progress."""
 
-    def __init__(self, atoms: Atoms, settings: MDSettings, *, outputs: Outputs | None, frame_suffix: str) -> None:
+    def __init__(
+        self,
+        atoms: Atoms,
+        settings: MDSettings,
+        *,
+        outputs: Outputs | None,
+        frame_suffix: str,
+        engine: Engine | None,
+    ) -> None:
         self.atoms = atoms
         self.settings = settings
         self.timestep = float(settings.timestep or 0.0)  # fs
@@ -127,6 +145,9 @@ class _Run:
             "model": record.model_record(atoms),
             "system": record.system_record(atoms),
         }
+        self.make_integrator = make_integrator if engine is None else engine.integrator
+        if engine is not None:
+            self.record["model"]["engine"] = engine.name
         self.rng = np.random.default_rng(settings.seed)
         self.recorder = Recorder(
             outputs, frame_suffix=frame_suffix, timestep=self.timestep, shadow=settings.ensemble == "nve"
@@ -191,7 +212,7 @@ class _Run:
 
     def _make(self) -> None:
         settings = self.settings
-        self.integrator = make_integrator(
+        self.integrator: Integrator = self.make_integrator(
             self.atoms,
             ensemble=settings.ensemble,
             timestep=self.timestep,

@@ -49,7 +49,7 @@ class Restart:
     momenta: NDArray[np.float64]
     cell: NDArray[np.float64]
     forces_before: NDArray[np.float64]
-    integrator: dict[str, NDArray[np.float64]]
+    integrator: dict[str, NDArray[Any]]
     random: dict[str, Any]
     files: dict[str, Any]
     record: dict[str, Any] = field(default_factory=dict)
