@@ -95,7 +95,8 @@ def test_missing_engines_are_named_and_not_passed():
     assert {m.verdict for m in outcome.metrics} == {Verdict.NOT_APPLICABLE}
     reasons = {m.subject: m.detail for m in outcome.metrics}
     assert set(reasons) >= {"lammps, 1 rank", "lammps, 2 ranks", "lammps, 4 ranks", "openmm", "gromacs"}
-    assert "no adapter" in reasons["lammps, 2 ranks"]
+    assert "only a checkpoint" in reasons["lammps, 2 ranks"]
+    assert "no adapter" in reasons["openmm"]
     assert "not known" in reasons["gromacs"]
 
 

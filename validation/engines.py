@@ -202,13 +202,23 @@ def _dense(subject: CheckpointSubject) -> Calculator:
     return calculator
 
 
+def _lammps(subject: Subject) -> Sequence[Engine]:
+    """The pair style on 1, 2 and 4 processes."""
+    from hydrapot.validation.lammps_engine import LAMMPSEngine  # it uses this module
+
+    if not isinstance(subject, CheckpointSubject):
+        names = [f"lammps, {n} rank{'s' * (n > 1)}" for n in (1, 2, 4)]
+        return [MissingEngine(name, "only a checkpoint runs in LAMMPS") for name in names]
+    return [LAMMPSEngine(subject, ranks=ranks) for ranks in (1, 2, 4)]
+
+
 def _missing(program: str, names: Sequence[str]) -> Factory:
     return lambda _subject: [MissingEngine(name, f"hydrapot has no adapter for {program} yet") for name in names]
 
 
 _FACTORIES: dict[str, Factory] = {
     "ase": _ase,
-    "lammps": _missing("LAMMPS", [f"lammps, {n} rank{'s' * (n > 1)}" for n in (1, 2, 4)]),
+    "lammps": _lammps,
     "openmm": _missing("OpenMM", ["openmm"]),
 }
 
