@@ -19,6 +19,7 @@
 #include <cstring>
 #include <exception>
 #include <fstream>
+#include <utility>
 
 using namespace LAMMPS_NS;
 
@@ -281,24 +282,33 @@ void PairHydrapot::test_lists()
                       "use  special_bonds lj/coul 1 1 1");
 }
 
-// Rows of the engine and their neighbors, when LAMMPS has made a new list.
+// Rows of the engine and their neighbors, when LAMMPS has made a new list. A ghost that is an image of an own atom shares
+// its row: its features need neither communication nor a second evaluation. On a single process all ghosts are such.
 void PairHydrapot::make_rows()
 {
   const int nlocal = atom->nlocal, nall = nlocal + atom->nghost;
-  identity = true;
-  for (int i = 0; i < nall && identity; i++) identity = number_of_type[atom->type[i]] > 0;
-
   row.assign(nall, -1);
   atom_of_row.clear();
-  n_local = 0;
-  for (int i = 0; i < nall; i++) {
-    if (i == nlocal) n_local = static_cast<int64_t>(atom_of_row.size());
+  std::vector<std::pair<tagint, int>> own;
+  for (int i = 0; i < nlocal; i++) {
     if (number_of_type[atom->type[i]] == 0) continue;
     row[i] = static_cast<int>(atom_of_row.size());
     atom_of_row.push_back(i);
+    own.emplace_back(atom->tag[i], row[i]);
+  }
+  n_local = static_cast<int64_t>(atom_of_row.size());
+  std::sort(own.begin(), own.end());
+  for (int i = nlocal; i < nall; i++) {
+    if (number_of_type[atom->type[i]] == 0) continue;
+    const auto owner = std::lower_bound(own.begin(), own.end(), std::make_pair(atom->tag[i], 0));
+    if (owner != own.end() && owner->first == atom->tag[i]) {
+      row[i] = owner->second;
+    } else {
+      row[i] = static_cast<int>(atom_of_row.size());
+      atom_of_row.push_back(i);
+    }
   }
   n_total = static_cast<int64_t>(atom_of_row.size());
-  if (nall == nlocal) n_local = n_total;
 
   std::vector<char> listed(nlocal, 0);
   for (int ii = 0; ii < list->inum; ii++) listed[list->ilist[ii]] = 1;
@@ -318,17 +328,37 @@ void PairHydrapot::make_rows()
   rows_valid = true;
 }
 
+// From each receiver to its senders, in the order of the rows. Ghosts are where LAMMPS has them, which computes that strain a
+// system by moving all atoms (born/matrix) rely on.
+void PairHydrapot::make_vectors()
+{
+  vectors.resize(3 * senders.size());
+  double *to = vectors.data();
+  double **x = atom->x;
+  for (int64_t r = 0; r < n_local; r++) {
+    const int i = atom_of_row[r];
+    const double xi = x[i][0], yi = x[i][1], zi = x[i][2];
+    const int *neighbors = list->firstneigh[i];
+    const int count = list->numneigh[i];
+    for (int k = 0; k < count; k++) {
+      const int j = neighbors[k] & NEIGHMASK;
+      if (row[j] < 0) continue;
+      to[0] = x[j][0] - xi;
+      to[1] = x[j][1] - yi;
+      to[2] = x[j][2] - zi;
+      to += 3;
+    }
+  }
+}
+
 // Types may change between two lists (fix atom/swap); false if other atoms than before belong to this style.
 bool PairHydrapot::read_numbers()
 {
   if (row.size() != static_cast<size_t>(atom->nlocal + atom->nghost)) return false;
+  for (size_t i = 0; i < row.size(); i++)
+    if ((number_of_type[atom->type[i]] > 0) != (row[i] >= 0)) return false;
   numbers.resize(n_total);
-  size_t mapped = 0;
-  for (size_t i = 0; i < row.size(); i++) {
-    const int number = number_of_type[atom->type[i]];
-    if ((number > 0) != (row[i] >= 0)) return false;
-    if (number > 0) numbers[mapped++] = number;
-  }
+  for (int64_t r = 0; r < n_total; r++) numbers[r] = number_of_type[atom->type[atom_of_row[r]]];
   return true;
 }
 
@@ -353,7 +383,7 @@ void PairHydrapot::unpack_forward_comm(int n, int first, double *buf)
   const size_t stride = sizeof(double) * comm_forward;
   for (int k = 0; k < n; k++) {
     const int r = row[first + k];
-    if (r >= 0) memcpy(exchanged + bytes_per_row * r, from, bytes_per_row);
+    if (r >= n_local) memcpy(exchanged + bytes_per_row * r, from, bytes_per_row);
     from += stride;
   }
 }
@@ -405,21 +435,13 @@ void PairHydrapot::compute(int eflag, int vflag)
     make_rows();
     read_numbers();
   }
-  const bool first = !tested;
-  if (first) {
+  if (!tested) {
     test_lists();
     test_exchange();
     tested = true;
   }
 
-  double *x = nullptr;
-  if (identity) {
-    x = n_total ? atom->x[0] : nullptr;
-  } else {
-    positions.resize(3 * n_total);
-    for (int64_t r = 0; r < n_total; r++) memcpy(&positions[3 * r], atom->x[atom_of_row[r]], 3 * sizeof(double));
-    x = positions.data();
-  }
+  make_vectors();
 
   hydrapot_input input{};
   input.size = sizeof(input);
@@ -432,10 +454,10 @@ void PairHydrapot::compute(int eflag, int vflag)
   input.head_weights = head_weights.data();
   input.offsets = offsets.data();
   input.senders = senders.data();
-  input.positions = x;
-  input.exchange = exchange;
+  input.vectors = vectors.data();
+  input.exchange = comm->nprocs > 1 ? exchange : nullptr;
   input.exchange_context = this;
-  input.check = first ? 3 : 1;    // that the list is full is tested once per run
+  input.check = 1;
 
   double energy = 0.0, virial_matrix[9] = {};
   forces.assign(3 * n_total, 0.0);
@@ -488,7 +510,7 @@ double PairHydrapot::memory_usage()
   if (workspace) bytes += static_cast<double>(hydrapot_workspace_bytes(workspace));
   bytes += static_cast<double>(senders.capacity() * sizeof(int32_t) + offsets.capacity() * sizeof(int64_t) +
                                numbers.capacity() * sizeof(int32_t) + (row.capacity() + atom_of_row.capacity()) * sizeof(int) +
-                               (positions.capacity() + forces.capacity() + energies.capacity() + virials.capacity()) *
+                               (vectors.capacity() + forces.capacity() + energies.capacity() + virials.capacity()) *
                                    sizeof(double));
   return bytes;
 }

@@ -52,16 +52,16 @@ class PairHydrapot : public Pair {
   std::vector<int> number_of_type;       // atomic number, 0 for NULL
   std::vector<double> reference_of_type;  // eV, of the blend
 
-  // Rows of the engine. With hybrid styles only atoms of mapped types have one; `row` is -1 for the others.
+  // Rows of the engine: own atoms, then ghosts of other processes. With hybrid styles only atoms of mapped types have one;
+  // `row` is -1 for the others.
   std::vector<int> row;              // (nlocal + nghost)
   std::vector<int> atom_of_row;      // (n_total)
-  bool identity = true;              // rows are LAMMPS' own indices
   int64_t n_local = 0, n_total = 0;
   std::vector<int32_t> numbers;      // (n_total)
   std::vector<int64_t> offsets;      // (n_local + 1)
   std::vector<int32_t> senders;
   bool rows_valid = false;
-  std::vector<double> positions;     // (n_total, 3), unless rows are LAMMPS' own
+  std::vector<double> vectors;       // (senders, 3)
   std::vector<double> forces, energies, virials;
 
   // What is being exchanged.
@@ -71,6 +71,7 @@ class PairHydrapot : public Pair {
   void allocate();
   void read_head(const std::string &);
   void make_rows();
+  void make_vectors();
   bool read_numbers();
   void forget_model();
   void test_lists();
