@@ -19,7 +19,7 @@
 #include <cstring>
 #include <exception>
 #include <fstream>
-#include <utility>
+#include <unordered_map>
 
 using namespace LAMMPS_NS;
 
@@ -282,32 +282,24 @@ void PairHydrapot::test_lists()
                       "use  special_bonds lj/coul 1 1 1");
 }
 
-// Rows of the engine and their neighbors, when LAMMPS has made a new list. A ghost that is an image of an own atom shares
-// its row: its features need neither communication nor a second evaluation. On a single process all ghosts are such.
+// Rows of the engine and their neighbors, when LAMMPS has made a new list. All images of an atom share a row, which they may,
+// since the engine is given vectors: an image of an own atom needs neither communication nor a second evaluation (on a single
+// process all ghosts are such), and several images of an atom of another process are evaluated once.
 void PairHydrapot::make_rows()
 {
   const int nlocal = atom->nlocal, nall = nlocal + atom->nghost;
   row.assign(nall, -1);
   atom_of_row.clear();
-  std::vector<std::pair<tagint, int>> own;
-  for (int i = 0; i < nlocal; i++) {
+  std::unordered_map<tagint, int> row_of_tag;
+  row_of_tag.reserve(nall);
+  for (int i = 0; i < nall; i++) {
+    if (i == nlocal) n_local = static_cast<int64_t>(atom_of_row.size());
     if (number_of_type[atom->type[i]] == 0) continue;
-    row[i] = static_cast<int>(atom_of_row.size());
-    atom_of_row.push_back(i);
-    own.emplace_back(atom->tag[i], row[i]);
+    const auto [found, fresh] = row_of_tag.try_emplace(atom->tag[i], static_cast<int>(atom_of_row.size()));
+    row[i] = found->second;
+    if (fresh) atom_of_row.push_back(i);
   }
-  n_local = static_cast<int64_t>(atom_of_row.size());
-  std::sort(own.begin(), own.end());
-  for (int i = nlocal; i < nall; i++) {
-    if (number_of_type[atom->type[i]] == 0) continue;
-    const auto owner = std::lower_bound(own.begin(), own.end(), std::make_pair(atom->tag[i], 0));
-    if (owner != own.end() && owner->first == atom->tag[i]) {
-      row[i] = owner->second;
-    } else {
-      row[i] = static_cast<int>(atom_of_row.size());
-      atom_of_row.push_back(i);
-    }
-  }
+  if (nall == nlocal) n_local = static_cast<int64_t>(atom_of_row.size());
   n_total = static_cast<int64_t>(atom_of_row.size());
 
   std::vector<char> listed(nlocal, 0);
