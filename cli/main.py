@@ -20,6 +20,7 @@ VERBS = {
     "relax": "hydrapot.cli.relax:relax",
     "md": "hydrapot.cli.md:md",
     "lammps": "hydrapot.cli.lammps:lammps",
+    "export": "hydrapot.cli.export:export",
     "split": "hydrapot.cli.split:split",
     "train": "hydrapot.cli.train:train",
     "card": "hydrapot.cli.train:card",

@@ -283,10 +283,17 @@ def evaluate_domain(
     halo: Halo,
     charge: int = 0,
     spin: int | None = None,
+    n_counted: int | None = None,
 ) -> DomainPrediction:
     """Energies, forces and virials of a process's share; collective, parameters and errors as for :func:`energies`.
 
     Whether they are finite is for the caller to see, who can tell all processes.
+
+    Parameters
+    ----------
+    n_counted
+        How many of the atoms with neighbors contribute to the energy, the first ones; None for all. The others are there
+        to have features of their own instead of such that travel.
     """
     leaf = r_ij.detach().double().requires_grad_()
     # In the calling thread: communication from a thread of autograd's own is more than some MPI libraries allow.
@@ -303,11 +310,11 @@ def evaluate_domain(
             charge=charge,
             spin=spin,
         )
-        (gradient,) = torch.autograd.grad(local.sum(), leaf)
+        (gradient,) = torch.autograd.grad(local[:n_counted].sum(), leaf)
     forces = gradient.new_zeros(len(numbers), 3).index_add(0, pair_i, gradient).index_add(0, pair_j, -gradient)
     shares = -gradient[:, :, None] * leaf.detach()[:, None, :]
     return DomainPrediction(
-        energies=local.detach(),
+        energies=local[:n_counted].detach(),
         pair_gradient=gradient,
         forces=forces,
         virials=gradient.new_zeros(n_local, 3, 3).index_add(0, pair_i, shares),

