@@ -26,7 +26,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from speed_hydrapot import reference_potential
-from speed_system import CHANNELS, N_RADIAL, copper
+from speed_system import CHANNELS, N_RADIAL, system
 from torch import Tensor
 
 from hydrapot.potential import build_graph
@@ -137,7 +137,7 @@ def main() -> None:
         table.add_column(column, justify="left" if column in {"task", "form"} else "right")
     potential = reference_potential().to(device=device, dtype=dtype)
     for n_cells in N_CELLS:
-        graph = build_graph(copper(n_cells), cutoff=potential.cutoff).to(device)
+        graph = build_graph(system("Cu", n_cells), cutoff=potential.cutoff).to(device)
         tasks = {"message sum": message_sum_task(graph, dtype), "network": network_task(potential, graph)}
         for task_name, task in tasks.items():
             measured = measure(task, arguments.rounds)
