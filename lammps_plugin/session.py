@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hydrapot.lammps_plugin.compiled import CompiledForces, load_pair_style
 from hydrapot.lammps_plugin.errors import SharedError
 from hydrapot.lammps_plugin.external import ExternalForces, import_lammps
 from hydrapot.lammps_plugin.guards import abort
@@ -42,13 +43,13 @@ class _Engine:
     """One process's LAMMPS; every method is called on all processes alike."""
 
     def __init__(self, comm: Any, settings: Settings, model: Model | None, threads: int | None) -> None:
-        self.comm = comm
+        self.comm, self.threads = comm, threads
         if threads is not None:
             torch.set_num_threads(threads)
         self.error: BaseException | None = None
         self.lmp = import_lammps()(comm=comm, cmdargs=["-screen", "none", "-log", "none", "-nocite"])
         self.model = model or Model(settings)
-        self.forces: ExternalForces | None = None
+        self.forces: ExternalForces | CompiledForces | None = None
 
     def _fail(self, comm: Any, error: BaseException) -> None:
         if comm.size > 1 and not isinstance(error, SharedError):
@@ -61,12 +62,22 @@ class _Engine:
         try:
             self.lmp.commands_string(lines)
         except Exception as error:
+            # One process alone has failed inside LAMMPS, where the others wait for it.
+            if self.comm.size > 1 and type(error).__name__ == "MPIAbortException":
+                abort(self.comm, error)
             raise self.error or SimulationError(f"LAMMPS: {str(error).removeprefix('ERROR: ')}") from error
         if self.error is not None:
             raise self.error
 
     def attach(self) -> None:
-        """Let the model give the forces."""
+        """Let the model give the forces: by the compiled pair style where all processes have it."""
+        compiled = np.array([load_pair_style(self.lmp)], dtype=np.int32)
+        everywhere = compiled.copy()
+        self.comm.Allreduce(compiled, everywhere)
+        if everywhere[0] == self.comm.size:
+            self.forces = CompiledForces(self.lmp, self.comm, self.model, threads=self.threads)
+            self.forces.attach()
+            return
         self.forces = ExternalForces(self.lmp, self.comm, self.model, on_error=self._fail)
         self.forces.attach()
 

@@ -265,6 +265,7 @@ def test_the_launcher_finds_what_the_command_line_has_built(tmp_path):
     if not launcher.is_file():
         pytest.skip("LAMMPS without its launcher")
     home = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    home.pop("LAMMPS_PLUGIN_PATH", None)  # set by an import of lammps
     code = "from hydrapot.cli.main import app_main; app_main()"
     build = [sys.executable, "-c", code, "lammps", "build"]
     told = subprocess.run(build, env=home, capture_output=True, text=True, check=True).stdout

@@ -272,7 +272,7 @@ class LammpsIntegrator(EngineIntegrator):
             )
         self.session.attach()
         self.session.commands(
-            *self._dynamics, "thermo_style custom step pe ke econserve", "thermo_modify norm no", "run 0 post no"
+            *self._dynamics, "thermo_style custom step pe ke press econserve", "thermo_modify norm no", "run 0 post no"
         )
         self._update()
 
