@@ -26,7 +26,8 @@ class AseDynamics:
 
     def set_threads(self, threads: int) -> None:
         """Threads of an evaluation."""
-        self.threads = threads
+        if threads != self.threads:
+            self.threads, self.atoms.calc = threads, None
 
     def prepare(self, name: str, n_cells: int) -> dict[str, Any]:
         """Build the system."""
