@@ -168,7 +168,7 @@ class HydrapotMLIAP:
             halo=halo,
             charge=settings.charge,
             spin=settings.spin,
-            n_counted=arrays.n_local,
+            n_counted=arrays.n_local if recomputed else None,
         )
         self._hand_over(data, arrays, prediction)
 

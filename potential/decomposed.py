@@ -12,7 +12,12 @@ Whatever the number of layers, the halo is one cutoff wide, and energies, forces
 :func:`~hydrapot.potential.evaluate.evaluate` to rounding.
 
 Lists of this kind hold no edges of ghosts, hence not the reverse of every edge, and the gradient of a gather is a scatter
-here (:class:`OneSidedMessageSum`).
+here (:class:`OneSidedMessageSum`): the reference, which is differentiable any number of times.
+
+On a CPU :func:`evaluate_domain` gathers instead (:class:`BlockedDomainSum`), as for a whole structure. An own atom j has in
+its row everybody to whom it sends; with the gradients of these receivers, which for ghosts come from their owners just as
+features do, it finds by itself the gradient of what it sent. So gradients travel to ghosts too, nothing is ever added to an
+owner, and the derivative with respect to a pair (j, k) comes out as that of the pair (k, j), which lies opposite.
 """
 
 from collections.abc import Mapping
@@ -22,7 +27,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from hydrapot.potential.backbones.painn import DenseMessageSum, MessageSum
+from hydrapot.potential.backbones.blocked import BlockedMessageSum
+from hydrapot.potential.backbones.painn import DenseMessageSum
 from hydrapot.potential.errors import ConfigurationError, InvalidStructureError
 from hydrapot.potential.graph import SPIN_ABSENT, Graph
 from hydrapot.potential.model import Potential
@@ -76,9 +82,12 @@ class Domain(Graph):
     ----------
     sender_kind_index
         int64 ``(S,)``: row of every atom in `kinds`.
+    halo
+        To the owners of the ghosts.
     """
 
     sender_kind_index: Tensor
+    halo: Halo
 
     @property
     def n_atoms(self) -> int:
@@ -91,13 +100,12 @@ class HaloExchange:
 
     Parameters
     ----------
-    domain, halo
+    domain
         Of this process.
     """
 
-    def __init__(self, domain: Domain, halo: Halo) -> None:
+    def __init__(self, domain: Domain) -> None:
         self.domain = domain
-        self.halo = halo
 
     def embedded(self, scalars: Tensor, kind_features: Tensor) -> Tensor:  # noqa: ARG002 - of the protocol
         """As in :class:`~hydrapot.potential.backbones.painn.Exchange`."""
@@ -105,10 +113,31 @@ class HaloExchange:
 
     def __call__(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """As in :class:`~hydrapot.potential.backbones.painn.Exchange`."""
-        n, F = scalars.shape
-        rows = torch.cat([scalars, vectors.reshape(n, 3 * F)], dim=1)
-        rows = _ToGhosts.apply(rows, self.halo)  # type: ignore[no-untyped-call]
-        return rows[:, :F], rows[:, F:].unflatten(1, (3, F))
+        return _split(self.travel(_join(scalars, vectors)))
+
+    def travel(self, rows: Tensor) -> Tensor:
+        """Own rows to the ghosts, and gradients back to the owners."""
+        return _ToGhosts.apply(rows, self.domain.halo)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class GatheredExchange(HaloExchange):
+    """:class:`HaloExchange` for :class:`BlockedDomainSum`, which leaves nothing in ghosts that owners would want."""
+
+    def travel(self, rows: Tensor) -> Tensor:
+        """Own rows to the ghosts."""
+        ghosts = self.domain.halo.to_ghosts(rows.detach())[self.domain.n_atoms :]
+        return torch.cat([rows, ghosts])
+
+
+def _join(scalars: Tensor, vectors: Tensor) -> Tensor:
+    """``(N, F)`` and ``(N, 3, F)`` → ``(N, 4F)``."""
+    return torch.cat([scalars, vectors.flatten(1)], dim=1)
+
+
+def _split(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The reverse of :func:`_join`."""
+    F = rows.shape[1] // 4
+    return rows[:, :F], rows[:, F:].unflatten(1, (3, F))
 
 
 class OneSidedMessageSum(DenseMessageSum):
@@ -117,6 +146,21 @@ class OneSidedMessageSum(DenseMessageSum):
     def gather(self, values: Tensor) -> Tensor:
         """The sender's value on each edge: ``(S, …)`` → ``(E, …)``; its derivative scatters."""
         return values.index_select(0, self.graph.edge_index[1])
+
+
+class BlockedDomainSum(BlockedMessageSum):
+    """:class:`~hydrapot.potential.backbones.blocked.BlockedMessageSum` where gradients of ghosts come from their owners."""
+
+    graph: Domain
+
+    def reverse(self, basis: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """The reverse of an edge lies opposite, on whichever process."""
+        return basis, -directions
+
+    def spread(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of all atoms from those of the own ones."""
+        scalars, vectors = _split(self.graph.halo.to_ghosts(_join(scalars, vectors)))
+        return scalars.contiguous(), vectors.contiguous()
 
 
 @dataclass(frozen=True)
@@ -128,11 +172,12 @@ class DomainPrediction:
     energies
         ``(N,)`` eV, interaction energies; their sum over all processes is the interaction energy.
     pair_gradient
-        ``(P, 3)`` eV/Å: ∂(Σ energies of all processes)/∂r_ij for the pairs as they were given.
+        ``(P, 3)`` eV/Å, g with F_k = Σ g_kj − Σ g_ik over all pairs of all processes. Whether it is the gradient of the
+        energy with respect to this r_ij, or minus that with respect to r_ji, is the same in every such sum.
     forces
         ``(S, 3)`` eV/Å; what ghosts hold is to be added to their owners.
     virials
-        ``(N, 3, 3)`` eV, shares of the receivers. Their sum over all atoms of all processes is the virial.
+        ``(N, 3, 3)`` eV, shares of the atoms. Their sum over all atoms of all processes is the virial.
     """
 
     energies: Tensor
@@ -149,6 +194,7 @@ def make_domain(
     r_ij: Tensor,
     n_local: int,
     cutoff: float,
+    halo: Halo,
     charge: int = 0,
     spin: int | None = None,
 ) -> Domain:
@@ -194,6 +240,7 @@ def make_domain(
         kinds=kinds,
         kind_index=index[:n_local],
         sender_kind_index=index,
+        halo=halo,
     )
 
 
@@ -222,7 +269,7 @@ def energies(
     halo: Halo,
     charge: int = 0,
     spin: int | None = None,
-    message_sum: type[MessageSum] = OneSidedMessageSum,
+    gathered: bool = False,
 ) -> Tensor:
     """Interaction energies of a process's own atoms, ``(n_local,)`` eV, float64, differentiable in `r_ij`.
 
@@ -243,8 +290,9 @@ def energies(
         To the owners of the ghosts.
     charge, spin
         Of the whole structure, on all processes alike.
-    message_sum
-        For lists without reverse edges.
+    gathered
+        Gather in the backward pass too (:class:`BlockedDomainSum`): on a CPU faster, in a hundredth of the memory, and
+        differentiable once; the sum over processes has to be differentiated with respect to all their pairs.
 
     Raises
     ------
@@ -259,12 +307,16 @@ def energies(
         r_ij=r_ij,
         n_local=n_local,
         cutoff=potential.cutoff,
+        halo=halo,
         charge=charge,
         spin=spin,
     )
     for head in heads:
         potential.check_supported(domain, head=head)
-    features, isolated = potential.features(domain, message_sum=message_sum, exchange=HaloExchange(domain, halo))
+    message_sum, exchange = (
+        (BlockedDomainSum, GatheredExchange(domain)) if gathered else (OneSidedMessageSum, HaloExchange(domain))
+    )
+    features, isolated = potential.features(domain, message_sum=message_sum, exchange=exchange)
     total: Tensor = sum(heads.values()) * potential.repulsion(domain)
     for head, weight in heads.items():
         total = total + weight * potential.head(head)(features, isolated, domain)
@@ -284,6 +336,7 @@ def evaluate_domain(
     charge: int = 0,
     spin: int | None = None,
     n_counted: int | None = None,
+    gathered: bool | None = None,
 ) -> DomainPrediction:
     """Energies, forces and virials of a process's share; collective, parameters and errors as for :func:`energies`.
 
@@ -294,7 +347,12 @@ def evaluate_domain(
     n_counted
         How many of the atoms with neighbors contribute to the energy, the first ones; None for all. The others are there
         to have features of their own instead of such that travel.
+    gathered
+        As for :func:`energies`; None gathers where it can.
     """
+    if gathered is None:
+        # Atoms that have neighbors but do not count may lack some of them: nothing can be gathered there.
+        gathered = r_ij.device.type == "cpu" and n_counted is None
     leaf = r_ij.detach().double().requires_grad_()
     # In the calling thread: communication from a thread of autograd's own is more than some MPI libraries allow.
     with torch.enable_grad(), torch.autograd.set_multithreading_enabled(mode=False):
@@ -309,6 +367,7 @@ def evaluate_domain(
             halo=halo,
             charge=charge,
             spin=spin,
+            gathered=gathered,
         )
         (gradient,) = torch.autograd.grad(local[:n_counted].sum(), leaf)
     forces = gradient.new_zeros(len(numbers), 3).index_add(0, pair_i, gradient).index_add(0, pair_j, -gradient)

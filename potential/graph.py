@@ -82,8 +82,8 @@ class Graph:
 
     def to(self, device: torch.device | str) -> "Graph":
         """The same graph on another device (dtypes are left alone)."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "degree"}
-        return replace(self, **{name: value.to(device) for name, value in moved.items()})
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        return replace(self, **{name: value.to(device) for name, value in tensors.items()})
 
     def with_edge_vectors(self, edge_vectors: Tensor) -> "Graph":
         """The same graph with other edge vectors, for derivatives and for molecular dynamics with a kept list."""

@@ -21,7 +21,7 @@ edge (k, j) and the gradients of its receiver k:
 No atomics, so the same bits on every run with the same number of threads.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -57,11 +57,17 @@ class BlockedMessageSum:
         As for :class:`~hydrapot.potential.backbones.painn.MessageSum`.
     """
 
+    #: Gradients of all senders from those of the receivers, where these are not the same atoms.
+    spread: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+
     def __init__(self, basis: Tensor, directions: Tensor, graph: Graph) -> None:
         self.graph = graph
         self.edges = (basis.detach(), directions.detach())
-        # The gradients come out at the reverse edges; one swap out here serves all layers.
-        self.reverse_edges = (swap_edges(basis, graph), swap_edges(directions, graph))
+        self.reverse_edges = self.reverse(basis, directions)
+
+    def reverse(self, basis: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """Basis and directions of the reverse edges, where gradients come out: one swap serves all layers."""
+        return swap_edges(basis, self.graph), swap_edges(directions, self.graph)
 
     def __call__(
         self, context: Tensor, vectors: Tensor | None, filters: Tensor, *, scale: float
@@ -75,6 +81,7 @@ class BlockedMessageSum:
             filters.detach() * scale,
             self.graph.edge_index[1],
             self.graph.degree,
+            self.spread,
         )
         return sums
 
@@ -85,13 +92,13 @@ class _Blocks:
     Parameters
     ----------
     context
-        ``(N, width)``, what an array over edges is as wide as.
-    degree
-        Edges per atom.
+        ``(S, width)``, what an array over edges is as wide as.
+    n_atoms, degree
+        Atoms that have edges, and edges of each.
     """
 
-    def __init__(self, context: Tensor, degree: int) -> None:
-        self.n_atoms, width = context.shape
+    def __init__(self, context: Tensor, n_atoms: int, degree: int) -> None:
+        self.n_atoms, width = n_atoms, context.shape[1]
         self.degree = degree
         bytes_per_atom = degree * width * context.element_size()
         self.size = min(max(BLOCK_BYTES * torch.get_num_threads() // bytes_per_atom, 1), self.n_atoms)
@@ -127,12 +134,13 @@ class _BlockedSum(torch.autograd.Function):
         filters: Tensor,
         senders: Tensor,
         degree: int,
+        spread: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(context, vectors, reverse_basis, reverse_directions, filters, senders)
-        ctx.degree = degree
-        n_atoms, width = context.shape
+        ctx.degree, ctx.spread = degree, spread
+        n_atoms, width = len(senders) // degree, context.shape[1]
         F = width // (2 if vectors is None else 3)
-        blocks = _Blocks(context, degree)
+        blocks = _Blocks(context, n_atoms, degree)
         filter_room, message_room, vector_room = blocks.room(width), blocks.room(width), blocks.room(3, F)
         scalar_sum, vector_sum = context.new_empty(n_atoms, F), context.new_empty(n_atoms, 3, F)
         for atoms, edges in blocks:
@@ -156,11 +164,17 @@ class _BlockedSum(torch.autograd.Function):
         width, degree = context.shape[1], ctx.degree
         F = width // (2 if vectors is None else 3)
         scalar_gradient, vector_gradient = scalar_gradient.contiguous(), vector_gradient.contiguous()
-        blocks = _Blocks(context, degree)
+        n_atoms = len(scalar_gradient)
+        if ctx.spread is not None:
+            scalar_gradient, vector_gradient = ctx.spread(scalar_gradient, vector_gradient)
+        blocks = _Blocks(context, n_atoms, degree)
         filter_room, t_room, message_room = (blocks.room(width) for _ in range(3))
         gradient_room, product_room = blocks.room(3, F), blocks.room(3, F)
         d_context, d_basis, d_directions = (torch.empty_like(x) for x in (context, basis, directions))
         d_vectors = None if vectors is None else torch.empty_like(vectors)
+        for gradient in (d_context, d_vectors):
+            if gradient is not None:  # senders without edges of their own: their owners account for them
+                gradient[n_atoms:] = 0.0
         for atoms, edges in blocks:
             k, r, c = senders[edges], directions[edges], context[atoms, None]
             w = torch.mm(basis[edges], filters.t(), out=filter_room[: len(k)]).view(-1, degree, width)
@@ -178,4 +192,4 @@ class _BlockedSum(torch.autograd.Function):
             torch.mm(t.mul_(c).view(-1, width), filters, out=d_basis[edges])
             message = w[..., None, F : 2 * F].mul_(c[..., None, F : 2 * F])
             torch.sum(torch.mul(rows, message, out=product), 3, out=d_directions[edges].view(-1, degree, 3))
-        return d_context, d_vectors, d_basis, d_directions, None, None, None, None, None
+        return d_context, d_vectors, d_basis, d_directions, None, None, None, None, None, None
