@@ -87,8 +87,8 @@ def systems() -> dict[str, System]:
     alone = {"runs": ("zero", "nve", "minimize")}
     return {
         "bulk": System(salt, ("Na", "Cl")),
-        "slab": System(rattled(slab), ("Cu",), boundary="p p f", **alone),
-        "molecule": System(ethanol, ("H", "C", "O"), boundary="f f f", **alone),
+        "slab": System(rattled(slab), ("Cu",), boundary="p p s", **alone),
+        "molecule": System(ethanol, ("H", "C", "O"), boundary="s s s", **alone),
         "triclinic": System(skewed, ("O", "Cu")),
         "four atoms": System(rattled(bulk("Cu", a=3.6, cubic=True)), ("Cu",)),
         "empty rank": System(corner, ("Cu",), setup="processors * 1 1", **alone),
