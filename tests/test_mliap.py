@@ -179,6 +179,21 @@ def test_wide_rows_travel_in_columns_that_kokkos_can_carry():
         assert torch.equal(row, arrived[owner[int(ghost)]])
 
 
+def test_on_a_gpu_rows_travel_whole_between_two_synchronizations(monkeypatch):
+    events: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: events.append("synchronized"))
+
+    def exchange(source, target, width) -> None:
+        events.append(width)
+        target.copy_(source + 1.0)
+
+    data = SimpleNamespace(nlocal=2, ntotal=3, forward_exchange=exchange, reverse_exchange=exchange)
+    halo = EngineHalo(data, on_device=True)
+    assert torch.equal(halo.to_ghosts(torch.ones(2, 9)), torch.tensor([[2.0], [2.0], [1.0]]).expand(3, 9))
+    assert torch.equal(halo.to_owners(torch.ones(3, 9)), torch.full((2, 9), 2.0))
+    assert events == ["synchronized", 9, "synchronized"] * 2
+
+
 def test_exported_file_holds_a_call_and_a_checkpoint_and_no_model(tmp_path):
     path = tmp_path / "x.mliap.pt"
     export_mliap(path, settings(), POTENTIAL)
