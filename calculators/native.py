@@ -110,4 +110,5 @@ def _make(potential: Potential, head: str, dtype: Literal["float32", "float64"])
 
 def _volume(cell: NDArray[np.float64]) -> float:
     (a, b, c), (d, e, f), (g, h, i) = cell.tolist()
-    return abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))
+    volume: float = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    return abs(volume)

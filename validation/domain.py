@@ -57,7 +57,7 @@ class StructureSource(_Document):
             elif self.molecule is not None:
                 atoms = molecule(self.molecule)
             else:
-                atoms = bulk(self.formula, self.crystal, a=self.a, c=self.c, covera=self.covera)
+                atoms = bulk(str(self.formula), self.crystal, a=self.a, c=self.c, covera=self.covera)
         except Exception as error:
             raise ConfigurationError(f"structure {self.name!r} of the domain cannot be made: {error}") from error
         if not isinstance(atoms, Atoms):
@@ -189,7 +189,7 @@ def load_domain(path: str | Path) -> Domain:
 
 def supercell(atoms: Atoms, *, max_atoms: int) -> Atoms:
     """The repetition of a periodic structure nearest to a cube with at most `max_atoms` atoms."""
-    repeated = atoms.copy()
+    repeated: Atoms = atoms.copy()
     if not atoms.pbc.any():
         return repeated
     repeats = np.ones(3, dtype=int)
@@ -198,5 +198,6 @@ def supercell(atoms: Atoms, *, max_atoms: int) -> Atoms:
         grown = repeats.copy()
         grown[int(lengths.argmin())] += 1
         if len(atoms) * int(np.prod(grown)) > max_atoms:
-            return repeated.repeat(repeats.tolist())
+            larger: Atoms = repeated.repeat(repeats.tolist())
+            return larger
         repeats = grown

@@ -158,7 +158,7 @@ run {steps}
 
 def _boxed(atoms: Atoms) -> Atoms:
     """A box around atoms in directions that are not periodic; LAMMPS shrinks it."""
-    boxed = atoms.copy()
+    boxed: Atoms = atoms.copy()
     if atoms.pbc.all():
         return boxed
     cell = atoms.cell.array.copy()
