@@ -1,4 +1,4 @@
-"""Worker of ``lammps.py``: dynamics with ASE and the native engine. Usage: ``lammps_ase.py MODEL HEAD STEPS``."""
+"""Worker of ``lammps_speed.py``: dynamics with ASE and the native engine. Usage: ``lammps_ase.py MODEL HEAD STEPS``."""
 
 import platform
 import sys

@@ -1,8 +1,8 @@
 """Copper in LAMMPS and in ASE: time per step, nanoseconds per day, memory per atom.
 
     hydrapot lammps build
-    python benchmarks/lammps.py              # minutes; 97,556 atoms need 8 GB
-    python benchmarks/lammps.py --quick      # 108 atoms: does everything run?
+    python benchmarks/lammps_speed.py              # minutes; 97,556 atoms need 8 GB
+    python benchmarks/lammps_speed.py --quick      # 108 atoms: does everything run?
 
 Dynamics at constant energy, 1 fs, float32, 300 K. The contenders take turns within each round, so that a machine that slows
 down slows all of them; every time is the median over rounds.
