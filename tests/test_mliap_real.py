@@ -79,11 +79,14 @@ def test_plain_the_whole_matrix(processes, exported, tmp_path):
     run(tmp_path, SYSTEMS, processes, lines(exported, bind=True), steps=200)
 
 
-@pytest.mark.parametrize("processes", [1, 2, 4])
-def test_kokkos(processes, abilities, exported, tmp_path):
+@pytest.mark.parametrize(
+    ("processes", "steps"),
+    [(1, 20), (2, 20), *(pytest.param(n, 200, marks=pytest.mark.slow) for n in (1, 2, 4))],
+)
+def test_kokkos(processes, steps, abilities, exported, tmp_path):
     if "kokkos" not in abilities:
         pytest.skip("this LAMMPS was built without Kokkos")
-    run(tmp_path, SYSTEMS, processes, lines(exported, bind=False), steps=20, kokkos=True)
+    run(tmp_path, SYSTEMS, processes, lines(exported, bind=False), steps=steps, kokkos=True)
 
 
 def test_without_the_bound_library_it_stops_with_what_to_add(exported, tmp_path):
