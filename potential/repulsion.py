@@ -12,11 +12,10 @@ import torch
 from ase.data import covalent_radii
 from torch import Tensor, nn
 
+from hydrapot.potential.constants import COULOMB
 from hydrapot.potential.edges import sum_edges
 from hydrapot.potential.graph import MAX_ATOMIC_NUMBER, Graph
 
-#: e²/(4πε₀) in eV·Å (CODATA 2018).
-COULOMB = 14.399645478425668
 _AMPLITUDES = (0.18175, 0.50986, 0.28022, 0.02817)
 _DECAYS = (3.19980, 0.94229, 0.40290, 0.20162)
 _SCREENING_LENGTH = 0.46850
