@@ -180,6 +180,7 @@ def _targets(n: int) -> Targets:
         force_scale=one,
         strain_scale=one,
         atoms=torch.tensor([2.0, 3.0], dtype=torch.float64),
+        normalizers=torch.tensor([2.0, n, 1.0], dtype=torch.float64),
     )
 
 

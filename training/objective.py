@@ -47,6 +47,10 @@ class Targets(NamedTuple):
     force_scale: Tensor  # (G,) eV/Å
     strain_scale: Tensor  # (G,) eV per atom
     atoms: Tensor  # (G,) number of atoms
+    #: Labelled energies, atoms with forces, and stresses that the means of the loss are taken over. A batch that is one
+    #: of several parts carries those of all parts together, so that the parts' losses and gradients add up to the
+    #: whole's.
+    normalizers: Tensor  # (3,)
 
 
 class Losses(NamedTuple):
@@ -80,15 +84,15 @@ def pseudo_huber(squared: Tensor, *, delta: float) -> Tensor:
     return torch.sqrt(squared + delta * delta) - delta
 
 
-def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+def _weighted_mean(values: Tensor, weights: Tensor, count: Tensor) -> Tensor:
     # The clamp only acts when no label of this kind is in the batch, where the numerator is 0 too.
-    return (values * weights).sum() / weights.gt(0).sum().clamp(min=1)
+    return (values * weights).sum() / count.clamp(min=1)
 
 
 def objective(
     energy: Tensor, forces: Tensor, strain_gradient: Tensor, targets: Targets, batch: Tensor, *, config: ObjectiveConfig
 ) -> Losses:
-    """Loss of predictions against `targets`.
+    """Loss of predictions against `targets`: weighted sums over the batch, divided by ``targets.normalizers``.
 
     The weight of the energy changes during a run and is part of ``targets.energy_weight``
     (:func:`weigh_energies`); those of forces and stress are constants of the objective.
@@ -107,9 +111,9 @@ def objective(
     dw = (strain_gradient.double() - targets.strain_gradient) / (targets.atoms * targets.strain_scale)[:, None, None]
     s = pseudo_huber((dw * dw).sum(dim=(1, 2)) / 3.0, delta=config.stress_delta)
     terms = (
-        _weighted_mean(e, targets.energy_weight),
-        _weighted_mean(f, targets.force_weight),
-        _weighted_mean(s, targets.strain_weight),
+        _weighted_mean(e, targets.energy_weight, targets.normalizers[0]),
+        _weighted_mean(f, targets.force_weight, targets.normalizers[1]),
+        _weighted_mean(s, targets.strain_weight, targets.normalizers[2]),
     )
     total = terms[0] + config.forces * terms[1] + config.stress * terms[2]
     return Losses(total, *(t.detach() for t in terms))

@@ -32,6 +32,11 @@ class Batch(NamedTuple):
     head_index: Tensor  # (G,) int64, position in Potential.heads
     targets: Targets
 
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        targets = Targets(*(t.to(device) for t in self.targets))
+        return Batch(self.graph.to(device), self.head_index.to(device), targets)
+
 
 class Predictions(NamedTuple):
     """What the network predicts for a batch: learned part of the interaction energy, and derivatives."""
@@ -93,12 +98,13 @@ class EagerStep:
         self.potential = potential
         self.module = _JointEnergies(potential)
         self.config = config
-        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
 
     def __call__(self, batch: Batch) -> tuple[Losses, list[Tensor]]:
         """Losses, and the gradient of the total for each trainable parameter."""
         losses = self.losses(self.module, batch)
-        gradients = torch.autograd.grad(losses.total, self.parameters, materialize_grads=True)
+        # Asked for anew: a sharded layout puts whole tensors in the place of its shards for as long as a step takes.
+        parameters = [p for p in self.module.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(losses.total, parameters, materialize_grads=True)
         return Losses(*(t.detach() for t in losses)), list(gradients)
 
     def losses(self, energies: Callable[[Graph, Tensor], Tensor], batch: Batch) -> Losses:
@@ -131,8 +137,8 @@ def _pack(batch: Batch) -> list[Tensor]:
     ]
     rows = (graph.n_atoms, graph.degree)
     edges = [graph.edge_vectors.view(*rows, 3), graph.reverse.view(rows), graph.edge_index[1].view(rows)]
-    per_atom = ("forces", "force_weight")
-    labels = [x if n in per_atom else _extend(x) for n, x in zip(Targets._fields, targets, strict=True)]
+    as_they_are = ("forces", "force_weight", "normalizers")
+    labels = [x if n in as_they_are else _extend(x) for n, x in zip(Targets._fields, targets, strict=True)]
     scales = {"energy_scale", "force_scale", "strain_scale", "atoms"}
     for k, name in enumerate(Targets._fields):
         if name in scales:
@@ -206,6 +212,7 @@ def _example(potential: Potential) -> list[Tensor]:
         force_scale=one,
         strain_scale=one,
         atoms=one * atoms,
+        normalizers=torch.ones(3, dtype=torch.float64),
     )
     device = next(potential.parameters()).device
     return [t.to(device) for t in _pack(Batch(graph, torch.zeros(molecules, dtype=torch.int64), targets))]

@@ -212,5 +212,6 @@ def make_batch(
         force_scale=of_head([s.forces for s in scales]),
         strain_scale=of_head([s.strain for s in scales]),
         atoms=torch.from_numpy(atoms),
+        normalizers=torch.tensor([int((x > 0).sum()) for x in (ew, fw, ww)], dtype=torch.float64),
     )
     return graph, torch.from_numpy(rows[:, 0].copy()), targets
