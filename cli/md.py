@@ -18,13 +18,6 @@ class Ensemble(StrEnum):
     npt = "npt"
 
 
-class Engine(StrEnum):
-    """What moves the atoms."""
-
-    ase = "ase"
-    lammps = "lammps"
-
-
 class Cell(StrEnum):
     """What a barostat changes."""
 
@@ -61,8 +54,8 @@ def md(
     keep_velocities: Annotated[bool, typer.Option("--keep-velocities", help="Start with those in FILE.")] = False,
     interval: Annotated[int, typer.Option(help="Steps between frames and rows of the table.")] = 10,
     engine: Annotated[
-        Engine, typer.Option(help="ase, or lammps, which `mpiexec -n 4 hydrapot md …` divides between processes.")
-    ] = Engine.ase,
+        str, typer.Option(help="ase, or lammps, which `mpiexec -n 4 hydrapot md …` divides between processes.")
+    ] = "ase",
     frames: Annotated[Frames, typer.Option(help="Format of the frames; traj keeps all digits.")] = Frames.traj,
     charge: options.Charge = None,
     spin: options.Spin = None,
@@ -82,6 +75,7 @@ def md(
     from hydrapot import workflows
     from hydrapot.cli.reporting import INTERRUPTED, STOPPED, say
     from hydrapot.training.interrupt import StopRequest
+    from hydrapot.workflows.engines import open_engine
 
     settings = workflows.MDSettings.checked(
         ensemble=ensemble.value,
@@ -99,14 +93,9 @@ def md(
     output = output or options.default_output(file, "md")
     with ExitStack() as stack:
         request = stack.enter_context(StopRequest())
-        chosen = None
-        if engine is Engine.lammps:
-            from hydrapot.workflows.mdlammps import LammpsProcesses
-
-            processes = stack.enter_context(LammpsProcesses())
-            if not processes.first:
-                return
-            chosen = processes.engine(model, threads=threads)
+        provider = stack.enter_context(open_engine(engine, model=model, threads=threads))
+        if not provider.first:
+            return
         atoms = options.structure_and_calculator(
             model,
             file,
@@ -127,7 +116,7 @@ def md(
             resume=resume,
             progress=True,
             stop=lambda: request.requested is not None,
-            engine=chosen,
+            engine=provider.engine(atoms, settings),
         )
     found = result.summary["results"]
     rate = f"{found['steps_per_second']:.1f} steps/s"

@@ -16,10 +16,12 @@ not rotate it.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from ase import Atoms, units
+from ase.calculators.calculator import Calculator, all_changes
 from ase.md.langevinbaoab import LangevinBAOAB
 from ase.md.nose_hoover_chain import (
     MTKNPT,
@@ -91,13 +93,34 @@ class Integrator(Protocol):
 
 
 class EngineIntegrator(ABC):
-    """An integrator of another program, which keeps its thermostat and barostat to itself."""
+    """An integrator of another program, which keeps atoms, thermostat and barostat to itself between blocks of steps.
+
+    The loop of :mod:`~hydrapot.workflows.md` asks for as many steps as pass before something needs the state: a row, a
+    frame, a guard, a restart file, or a look whether the run should stop. Where a row of ``nve`` is due, that includes the
+    steps before and after it, whose forces the shadow energy needs. What happens must not depend on how steps are
+    divided into blocks.
+
+    Attributes
+    ----------
+    dt
+        Time step in ASE's unit.
+    longest_block
+        Most steps that are asked for at once. Guards see the state at the end of each block; within one the engine stops by
+        itself if it finds something that cannot be.
+    """
 
     dt: float
+    longest_block: int = 100
 
     @abstractmethod
-    def step(self) -> None:
-        """Advance by one time step: positions, momenta, cell and results of the structure."""
+    def advance(self, steps: int) -> None:
+        """Advance by `steps` time steps; the structure then has positions, momenta, cell and results of the last of them.
+
+        Raises
+        ------
+        SimulationError, InvalidStructureError
+            The run cannot go on; in which state the structure is then, is open.
+        """
 
     @abstractmethod
     def conserved_energy(self) -> float | None:
@@ -110,6 +133,48 @@ class EngineIntegrator(ABC):
     @abstractmethod
     def set_state(self, state: dict[str, NDArray[Any]]) -> None:
         """Go on from :meth:`get_state`."""
+
+    def describe(self) -> dict[str, Any]:
+        """What else the record of the run should say about the engine: versions, processes, what gives the forces."""
+        return {}
+
+
+class Engine(NamedTuple):
+    """What moves the atoms: a name for the record, and what stands for :func:`make_integrator`."""
+
+    name: str
+    integrator: Callable[..., EngineIntegrator]
+
+
+class EngineResults(Calculator):
+    """Results that an engine has computed for the structure as it is; it computes nothing itself."""
+
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 - as ASE has it
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def put(self, atoms: Atoms, results: dict[str, Any]) -> None:
+        """Remember the results of a structure."""
+        self.atoms = atoms.copy()
+        self.results = results
+
+    def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:  # noqa: ARG002 - exactly the same structure
+        """Differences between `atoms` and the structure of the results; positions that are no numbers equal themselves."""
+        known = self.atoms
+        if known is None or len(known) != len(atoms):
+            return list(all_changes)
+        pairs = {
+            "positions": (atoms.positions, known.positions),
+            "numbers": (atoms.numbers, known.numbers),
+            "cell": (atoms.cell.array, known.cell.array),
+            "pbc": (atoms.pbc, known.pbc),
+        }
+        return [name for name, (now, then) in pairs.items() if not np.array_equal(now, then, equal_nan=name != "pbc")]
+
+    def calculate(self, *_: Any, **__: Any) -> None:
+        """Called only for another structure, or for what the engine does not give."""
+        raise ConfigurationError("the engine has not evaluated this structure: use a calculator")
 
 
 def make_integrator(
@@ -167,7 +232,21 @@ def make_integrator(
     return integrator(atoms, dt, dof=degrees_of_freedom, **barostat, **thermostat)
 
 
-def conserved_energy(integrator: Integrator) -> float | None:
+def longest_block(integrator: Integrator | EngineIntegrator) -> int:
+    """Most steps that :func:`advance` takes at once: one for ASE, whose atoms are looked at after every step."""
+    return integrator.longest_block if isinstance(integrator, EngineIntegrator) else 1
+
+
+def advance(integrator: Integrator | EngineIntegrator, steps: int) -> None:
+    """Advance the structure by `steps` time steps, at most :func:`longest_block`."""
+    if isinstance(integrator, EngineIntegrator):
+        integrator.advance(steps)
+        return
+    for _ in range(steps):
+        integrator.step()
+
+
+def conserved_energy(integrator: Integrator | EngineIntegrator) -> float | None:
     """Conserved quantity of a Nosé–Hoover or MTK integrator in eV, None for the others."""
     if isinstance(integrator, EngineIntegrator):
         return integrator.conserved_energy()
@@ -176,7 +255,7 @@ def conserved_energy(integrator: Integrator) -> float | None:
     return None
 
 
-def get_state(integrator: Integrator) -> dict[str, NDArray[Any]]:
+def get_state(integrator: Integrator | EngineIntegrator) -> dict[str, NDArray[Any]]:
     """Thermostat and barostat variables by name."""
     if isinstance(integrator, EngineIntegrator):
         return integrator.get_state()
@@ -187,7 +266,7 @@ def get_state(integrator: Integrator) -> dict[str, NDArray[Any]]:
     return state
 
 
-def set_state(integrator: Integrator, state: dict[str, NDArray[Any]]) -> None:
+def set_state(integrator: Integrator | EngineIntegrator, state: dict[str, NDArray[Any]]) -> None:
     """Restore what :func:`get_state` gave; positions, momenta and cell have been set on the atoms before."""
     if isinstance(integrator, EngineIntegrator):
         integrator.set_state(state)
@@ -198,7 +277,7 @@ def set_state(integrator: Integrator, state: dict[str, NDArray[Any]]) -> None:
         setattr(owner, attribute, float(value) if value.ndim == 0 else value.copy())
 
 
-def _owner(integrator: Integrator, name: str) -> tuple[Any, str]:
+def _owner(integrator: Integrator | EngineIntegrator, name: str) -> tuple[Any, str]:
     *path, attribute = name.split(".")
     owner: Any = integrator
     for part in path:

@@ -10,13 +10,17 @@ from scipy.stats import chi2
 
 from hydrapot.calculators import HydrapotCalculator
 from hydrapot.potential.errors import SimulationError
-from hydrapot.potential.graph import Graph
+from hydrapot.potential.graph import Graph, build_graph_from_arrays
+from hydrapot.workflows.dynamics import EngineResults
 
 #: Of the sum of covalent radii (Cordero et al. 2008). The shortest bonds are N≡N and C≡O at 0.77 and 0.79 and
 #: M=O at 0.68; metals and oxides compressed to a terapascal come down to 0.6.
 CLOSEST_CONTACT = 0.5
 #: Of the target temperature, or of 300 K if that is higher.
 HOTTEST = 5.0
+#: Å between the distance that is too close and the cutoff of a search for such pairs: as far as two atoms may approach
+#: each other before the next search.
+_MARGIN = 1.5
 #: Probability per step that a sound run of few atoms exceeds the limit by chance: kinetic energy is χ²
 #: distributed.
 _CHANCE = 1e-12
@@ -55,7 +59,7 @@ def hottest_allowed(*, temperature: float, degrees_of_freedom: int) -> float:
 
 
 class Guards:
-    """Checks after every step.
+    """Checks after every step, or every block of steps.
 
     Parameters
     ----------
@@ -92,8 +96,8 @@ class Guards:
         self._conserved: float | None = None
         self._clearance = _Clearance()
 
-    def check(self, atoms: Atoms, *, temperature: float, conserved: float | None) -> None:
-        """Raise unless the state after a step is a possible one.
+    def check(self, atoms: Atoms, *, temperature: float, conserved: float | None, steps: int = 1) -> None:
+        """Raise unless the state after a step, or a block of steps, is a possible one.
 
         Parameters
         ----------
@@ -101,6 +105,8 @@ class Guards:
             K, now.
         conserved
             eV, of the quantity that the dynamics should conserve; None if there is none.
+        steps
+            Since the last check.
 
         Raises
         ------
@@ -125,20 +131,28 @@ class Guards:
             if self._conserved is not None:
                 jump = abs(conserved - self._conserved) / self.n_atoms
                 if not jump <= self.largest_jump:
+                    time = "one step" if steps == 1 else f"{steps} steps"
                     raise SimulationError(
-                        f"the energy that should be conserved jumped by {1000 * jump:.0f} meV/atom in one step "
+                        f"the energy that should be conserved jumped by {1000 * jump:.0f} meV/atom in {time} "
                         f"(limit {1000 * self.largest_jump:.0f}): the time step is too long or atoms collided"
                     )
             self._conserved = conserved
 
     def _contact(self, atoms: Atoms) -> Contact | None:
         calculator = atoms.calc
-        if not isinstance(calculator, HydrapotCalculator) or self._clearance.holds(atoms):
+        if not isinstance(calculator, (HydrapotCalculator, EngineResults)) or self._clearance.holds(atoms):
             return None
-        graph = calculator.graph
+        if isinstance(calculator, EngineResults):
+            # The engine keeps its neighbors to itself; a search that goes little beyond the closest pairs is cheap.
+            cutoff = 2.0 * self.closest * float(_RADII[atoms.numbers].max()) + _MARGIN
+            graph: Graph | None = build_graph_from_arrays(
+                atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, cutoff=cutoff
+            )
+        else:
+            cutoff, graph = calculator.potential.cutoff, calculator.graph
         if graph is None:
             return None
-        self._clearance.renew(atoms, graph, cutoff=calculator.potential.cutoff, closest=self.closest)
+        self._clearance.renew(atoms, graph, cutoff=cutoff, closest=self.closest)
         return closest_contact(graph)
 
 

@@ -6,14 +6,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms, units
 
 from hydrapot.potential.errors import ConfigurationError, InvalidStructureError, SimulationError
 from hydrapot.workflows import record
-from hydrapot.workflows.dynamics import Integrator, conserved_energy, get_state, make_integrator, set_state
+from hydrapot.workflows.blocks import Blocks
+from hydrapot.workflows.dynamics import (
+    Engine,
+    EngineIntegrator,
+    Integrator,
+    advance,
+    conserved_energy,
+    get_state,
+    longest_block,
+    make_integrator,
+    set_state,
+)
 from hydrapot.workflows.guards import Guards
 from hydrapot.workflows.mdrecorder import Recorder, Row
 from hydrapot.workflows.mdsettings import FREE_SETTINGS, MDSettings
@@ -28,13 +39,6 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 _RESTART = ".restart.npz"
-
-
-class Engine(NamedTuple):
-    """What moves the atoms: a name for the record, and what stands for :func:`make_integrator`."""
-
-    name: str
-    integrator: Callable[..., Integrator]
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,8 @@ def md(
     progress
         Show a progress bar on standard error.
     stop
-        Asked before every step; true ends the run with a restart file.
+        Asked before every step, or every block of steps of an engine, which take at most about half a second; true
+        ends the run with a restart file.
     engine
         What moves the atoms; None takes the integrators of ASE.
 
@@ -145,9 +150,11 @@ class _Run:
             "model": record.model_record(atoms),
             "system": record.system_record(atoms),
         }
-        self.make_integrator = make_integrator if engine is None else engine.integrator
+        self.make_integrator: Callable[..., Integrator | EngineIntegrator] = make_integrator
+        self.record["engine"] = {"name": "ase"}
         if engine is not None:
-            self.record["model"]["engine"] = engine.name
+            self.make_integrator = engine.integrator
+            self.record["engine"]["name"] = self.record["model"]["engine"] = engine.name
         self.rng = np.random.default_rng(settings.seed)
         self.recorder = Recorder(
             outputs, frame_suffix=frame_suffix, timestep=self.timestep, shadow=settings.ensemble == "nve"
@@ -212,7 +219,7 @@ class _Run:
 
     def _make(self) -> None:
         settings = self.settings
-        self.integrator: Integrator = self.make_integrator(
+        self.integrator = self.make_integrator(
             self.atoms,
             ensemble=settings.ensemble,
             timestep=self.timestep,
@@ -224,6 +231,9 @@ class _Run:
             degrees_of_freedom=self.degrees,
             rng=self.rng,
         )
+        if isinstance(self.integrator, EngineIntegrator):
+            self.record["engine"] |= self.integrator.describe()
+        self.blocks = Blocks(settings, shadow=self.recorder.shadow, longest=longest_block(self.integrator))
         self.guards = Guards(
             temperature=max(settings.temperature, self._temperature()),
             degrees_of_freedom=self.degrees,
@@ -242,12 +252,13 @@ class _Run:
                 if stop():
                     status = "interrupted"
                     break
-                good = self.step
+                good, steps = self.step, self.blocks.steps(self.step)
                 try:
-                    self._advance()
+                    self._advance(steps)
                 except (SimulationError, InvalidStructureError) as error:
                     self.step = good
-                    message = f"stopped at step {good + 1}: {error}{self._last_frame()}"
+                    where = f"step {good + 1}" if steps == 1 else f"steps {good + 1} to {good + steps}"
+                    message = f"stopped at {where}: {error}{self._last_frame()}"
                     self._finish("stopped", message)
                     raise SimulationError(message) from error
                 bar.update(self.step, self._state)
@@ -255,21 +266,22 @@ class _Run:
         self._checkpoint()
         return self._finish(status, f"{self.step} of {settings.steps} steps done")
 
-    def _advance(self) -> None:
-        self.integrator.step()
+    def _advance(self, steps: int) -> None:
+        with self.blocks.timed(steps):
+            advance(self.integrator, steps)
         self.recorder.step(self.atoms.get_forces(), self.atoms.get_masses())
-        self.step += 1
-        self._guard()
+        self.step += steps
+        self._guard(steps)
         if self.step % self.settings.interval == 0:
             self.recorder.sample(self.atoms, self._row())
         if self.step % self.settings.checkpoint_interval == 0:
             self._checkpoint()
 
-    def _guard(self) -> None:
+    def _guard(self, steps: int = 1) -> None:
         conserved = conserved_energy(self.integrator)
         if self.settings.ensemble == "nve":
             conserved = self.atoms.get_total_energy()
-        self.guards.check(self.atoms, temperature=self._temperature(), conserved=conserved)
+        self.guards.check(self.atoms, temperature=self._temperature(), conserved=conserved, steps=steps)
 
     def _temperature(self) -> float:
         return kinetic_temperature(self.atoms, self.degrees)

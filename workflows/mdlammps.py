@@ -13,13 +13,11 @@ LAMMPS turns a structure so that its periodic lattice vectors form a lower trian
 """
 
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from ase import Atoms, parallel, units
-from ase.calculators.calculator import Calculator
 from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
@@ -31,8 +29,8 @@ from hydrapot.lammps_plugin.settings import Model, Settings
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.graph import charge_and_spin
 from hydrapot.potential.neighbors import complete_cell
-from hydrapot.workflows.dynamics import EngineIntegrator
-from hydrapot.workflows.md import Engine, MDResult, md
+from hydrapot.workflows.dynamics import Engine, EngineIntegrator, EngineResults
+from hydrapot.workflows.md import MDResult, md
 from hydrapot.workflows.mdsettings import MDSettings
 
 _BAR = 1e4  # per GPa
@@ -69,14 +67,24 @@ def md_with_lammps(
         LAMMPS is not installed, constrained atoms, or a device that is not a CPU; and as for
         :func:`~hydrapot.workflows.md`.
     """
-    with LammpsProcesses() as processes:
+    settings = settings or MDSettings()
+    with LammpsProcesses(model, threads=threads) as processes:
         if not processes.first:
             return None
-        return md(atoms, settings, engine=processes.engine(model, threads=threads), **arguments)
+        return md(atoms, settings, engine=processes.engine(atoms, settings), **arguments)
 
 
 class LammpsProcesses:
     """The processes of ``mpiexec``: inside the block, the first runs a workflow; the others have done what it asked for.
+
+    A :class:`~hydrapot.workflows.engines.Provider`.
+
+    Parameters
+    ----------
+    model
+        Name or path from which each process loads the model.
+    threads
+        Of each process.
 
     Attributes
     ----------
@@ -89,7 +97,8 @@ class LammpsProcesses:
         LAMMPS or mpi4py is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: str, *, threads: int | None = None) -> None:
+        self.model, self.threads = model, threads
         import_lammps()
         from mpi4py import MPI
 
@@ -97,9 +106,15 @@ class LammpsProcesses:
         self.first = self.comm.rank == 0
         self.session: Session | None = None
 
-    def engine(self, model: str, *, threads: int | None = None) -> Engine:
-        """For :func:`~hydrapot.workflows.md`; parameters as for :func:`md_with_lammps`."""
-        return Engine("lammps", partial(self._integrator, model, threads))
+    def engine(self, atoms: Atoms, settings: MDSettings) -> Engine:  # noqa: ARG002 - those of the protocol
+        """See :class:`~hydrapot.workflows.engines.Provider`."""
+        if not isinstance(atoms.calc, HydrapotCalculator):
+            raise ConfigurationError("LAMMPS runs hydrapot potentials only: another calculator needs the engine ase")
+        if atoms.constraints:
+            raise ConfigurationError("constraints of a structure are not handed to LAMMPS: use the engine ase")
+        if str(atoms.calc.device) != "cpu":
+            raise ConfigurationError(f"LAMMPS evaluates on the CPU, not on {atoms.calc.device}: use the engine ase")
+        return Engine("lammps", self._integrator)
 
     def __enter__(self) -> Self:
         if not self.first:
@@ -115,25 +130,20 @@ class LammpsProcesses:
         elif self.first:
             dismiss(self.comm)
 
-    def _integrator(self, path: str, threads: int | None, atoms: Atoms, **arguments: Any) -> "LammpsIntegrator":
+    def _integrator(self, atoms: Atoms, **arguments: Any) -> "LammpsIntegrator":
         calculator = atoms.calc
-        if not isinstance(calculator, HydrapotCalculator):
-            raise ConfigurationError("LAMMPS runs hydrapot potentials only: another calculator needs the engine ase")
-        if atoms.constraints:
-            raise ConfigurationError("constraints of a structure are not handed to LAMMPS: use the engine ase")
-        if str(calculator.device) != "cpu":
-            raise ConfigurationError(f"LAMMPS evaluates on the CPU, not on {calculator.device}: use the engine ase")
+        assert isinstance(calculator, HydrapotCalculator)  # noqa: S101 - `engine` has made sure
         kinds = _Kinds(atoms)
         charge, spin = charge_and_spin(atoms)
         settings = Settings(
-            model=path,
+            model=self.model,
             heads={calculator.head: 1.0},
             elements=kinds.elements,
             precision="double" if calculator.dtype == "float64" else "single",
             charge=charge,
             spin=spin,
         )
-        self.session = Session(self.comm, settings, model=Model(settings, calculator.potential), threads=threads)
+        self.session = Session(self.comm, settings, model=Model(settings, calculator.potential), threads=self.threads)
         return LammpsIntegrator(atoms, self.session, kinds=kinds, **arguments)
 
 
@@ -175,26 +185,8 @@ class _Orientation:
         return result
 
 
-class EngineResults(Calculator):
-    """Results that an engine has computed for the structure as it is; it computes nothing itself."""
-
-    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 - as ASE has it
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    def put(self, atoms: Atoms, results: dict[str, Any]) -> None:
-        """Remember the results of a structure."""
-        self.atoms = atoms.copy()
-        self.results = results
-
-    def calculate(self, *_: Any, **__: Any) -> None:
-        """Called only for another structure, or for what the engine does not give."""
-        raise ConfigurationError("the engine has not evaluated this structure: use a calculator")
-
-
 class LammpsIntegrator(EngineIntegrator):
-    """One step of LAMMPS at a time; arguments as for :func:`~hydrapot.workflows.dynamics.make_integrator`."""
+    """Blocks of steps of LAMMPS; arguments as for :func:`~hydrapot.workflows.dynamics.make_integrator`."""
 
     def __init__(
         self,
@@ -237,9 +229,9 @@ class LammpsIntegrator(EngineIntegrator):
             self._dynamics.append(f"compute_modify move_temp {extra}")
         self._start(self._read_data)
 
-    def step(self) -> None:
-        """Advance by one time step and copy the state to the structure."""
-        self.session.commands("run 1 pre no post no")
+    def advance(self, steps: int) -> None:
+        """Advance by a block of time steps and copy the state to the structure."""
+        self.session.commands(f"run {steps} pre no post no")
         self._update()
 
     def conserved_energy(self) -> float | None:

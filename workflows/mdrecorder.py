@@ -70,7 +70,10 @@ class Recorder:
         self._forces, self.forces_before = forces, forces_before
 
     def step(self, forces: NDArray[np.float64], masses: NDArray[np.float64]) -> None:
-        """Take note of the forces after a step, and complete the row that waits for them."""
+        """Take note of the forces after a step, and complete the row that waits for them.
+
+        Steps within a block are left out; the one before and the one after :meth:`sample` are not, if `shadow`.
+        """
         if self._waiting is not None:
             (row, velocities), self._waiting = self._waiting, None
             if len(self.forces_before):
