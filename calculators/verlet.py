@@ -25,6 +25,7 @@ shortens.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -189,35 +190,15 @@ class VerletList:
         spin: int | None,
     ) -> Candidates:
         self.searches += 1
-        wide = build_graph_from_arrays(
-            numbers, positions, cell, pbc, cutoff=self.cutoff + self.skin, charge=charge, spin=spin
-        )
-        mask = wide.edge_mask.numpy()
-        receivers, senders = wide.edge_index.numpy()[:, mask]
-        shifts = wide.edge_shifts.numpy()[mask]
-        s = shifts.T
-        # One order for all searches: sums over neighbors then have the same rounding whenever the list was
-        # made.
-        order = np.lexsort((s[2], s[1], s[0], senders, receivers))
-        receivers, senders, shifts = receivers[order], senders[order], shifts[order]
-        s = shifts.T
-        # Sorting the reversed pairs (j, i, −S) the same way lines both sides of every pair up.
-        reverse = np.lexsort((-s[2], -s[1], -s[0], receivers, senders))
-        return Candidates(
-            graph=wide.to(self.device),
-            receivers=torch.from_numpy(receivers.copy()).to(self.device),
-            senders=torch.from_numpy(senders.copy()).to(self.device),
-            shifts=torch.from_numpy(shifts.copy()).to(self.device),
-            reverse=torch.from_numpy(reverse).to(self.device),
-            numbers=numbers.copy(),
-            positions=positions.copy(),
-            cell=cell.copy(),
-            pbc=pbc.copy(),
+        return find_candidates(
+            numbers,
+            positions,
+            cell,
+            pbc,
+            cutoff=self.cutoff + self.skin,
             charge=charge,
             spin=spin,
-            dual=_dual(cell[pbc]),
-            offsets=np.searchsorted(receivers, np.arange(len(positions) + 1)),
-            periodic=bool(pbc.all()),
+            device=self.device,
         )
 
     def _has_hardly_moved(self, old: Candidates, positions: NDArray[np.float64], cell: NDArray[np.float64]) -> bool:
@@ -281,33 +262,107 @@ class VerletList:
         if len(squares) and float(squares.min()) < MINIMUM_DISTANCE**2:
             self._candidates = None
             self._search(old.numbers, positions, cell, old.pbc, old.charge, old.spin)  # names the atoms
-        kept = torch.nonzero(squares < self.cutoff**2).reshape(-1)
-
-        receivers = old.receivers[kept]
-        counts = torch.bincount(receivers, minlength=n_atoms)
-        degree = max(int(counts.max()), 1) if n_atoms else 1
-        slot = receivers * degree + torch.arange(len(kept), device=self.device) - (counts.cumsum(0) - counts)[receivers]
-
-        total = n_atoms * degree
-        padded_receivers = torch.arange(n_atoms, device=self.device).repeat_interleave(degree)
-        senders = padded_receivers.index_put((slot,), old.senders[kept])
-        edge_vectors = vectors.new_zeros(total, 3)
-        edge_vectors[:, 0] = self.cutoff
-        edge_vectors[slot] = vectors[kept]
-        edge_shifts = vectors.new_zeros(total, 3)
-        edge_shifts[slot] = shifts[kept]
-        mask = torch.zeros(total, dtype=torch.bool, device=self.device)
-        mask[slot] = True
-        slot_of = torch.zeros_like(old.receivers).index_put((kept,), slot)
-        reverse = torch.arange(total, device=self.device)
-        reverse[slot] = slot_of[old.reverse[kept]]
-        return replace(
-            old.graph,
-            edge_index=torch.stack([padded_receivers, senders]),
-            edge_vectors=edge_vectors,
-            edge_shifts=edge_shifts,
-            edge_mask=mask,
-            reverse=reverse,
-            degree=degree,
-            cell=h[None],
+        rows = rows_within(
+            self.cutoff, vectors, squares, old.receivers, old.senders, shifts, old.reverse, n_atoms=n_atoms
         )
+        return replace(old.graph, cell=h[None], **rows)
+
+
+def find_candidates(
+    numbers: NDArray[np.int64],
+    positions: NDArray[np.float64],
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+    *,
+    cutoff: float,
+    charge: int = 0,
+    spin: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Candidates:
+    """Search the pairs of a structure within `cutoff` (Å, skin included).
+
+    Raises
+    ------
+    InvalidStructureError, UnknownElementError, UnsupportedChargeError
+    """
+    wide = build_graph_from_arrays(numbers, positions, cell, pbc, cutoff=cutoff, charge=charge, spin=spin)
+    mask = wide.edge_mask.numpy()
+    receivers, senders = wide.edge_index.numpy()[:, mask]
+    shifts = wide.edge_shifts.numpy()[mask]
+    s = shifts.T
+    # One order for all searches: sums over neighbors then have the same rounding whenever the list was made.
+    order = np.lexsort((s[2], s[1], s[0], senders, receivers))
+    receivers, senders, shifts = receivers[order], senders[order], shifts[order]
+    s = shifts.T
+    # Sorting the reversed pairs (j, i, −S) the same way lines both sides of every pair up.
+    reverse = np.lexsort((-s[2], -s[1], -s[0], receivers, senders))
+    return Candidates(
+        graph=wide.to(device),
+        receivers=torch.from_numpy(receivers.copy()).to(device),
+        senders=torch.from_numpy(senders.copy()).to(device),
+        shifts=torch.from_numpy(shifts.copy()).to(device),
+        reverse=torch.from_numpy(reverse).to(device),
+        numbers=numbers.copy(),
+        positions=positions.copy(),
+        cell=cell.copy(),
+        pbc=pbc.copy(),
+        charge=charge,
+        spin=spin,
+        dual=_dual(cell[pbc]),
+        offsets=np.searchsorted(receivers, np.arange(len(positions) + 1)),
+        periodic=bool(pbc.all()),
+    )
+
+
+def rows_within(
+    cutoff: float,
+    vectors: Tensor,
+    squares: Tensor,
+    receivers: Tensor,
+    senders: Tensor,
+    shifts: Tensor,
+    reverse: Tensor,
+    *,
+    n_atoms: int,
+) -> dict[str, Any]:
+    """The edges of a :class:`~hydrapot.potential.graph.Graph`, by the names of its fields: the pairs of a search that are
+    within the cutoff now, in rows as short as they can be. Differentiable with respect to `vectors`.
+
+    Parameters
+    ----------
+    cutoff
+        Å.
+    vectors, squares
+        ``(E, 3)`` Å, from receivers to senders, and ``(E,)`` Å², the squares of their lengths.
+    receivers, senders, shifts, reverse
+        As in :class:`Candidates`.
+    n_atoms
+        Number of atoms.
+    """
+    device = receivers.device
+    kept = torch.nonzero(squares < cutoff**2).reshape(-1)
+    own = receivers[kept]
+    counts = torch.bincount(own, minlength=n_atoms)
+    degree = max(int(counts.max()), 1) if n_atoms else 1
+    slot = own * degree + torch.arange(len(kept), device=device) - (counts.cumsum(0) - counts)[own]
+
+    total = n_atoms * degree
+    padded_receivers = torch.arange(n_atoms, device=device).repeat_interleave(degree)
+    edge_vectors = vectors.new_zeros(total, 3)
+    edge_vectors[:, 0] = cutoff
+    edge_vectors[slot] = vectors[kept]
+    edge_shifts = shifts.new_zeros(total, 3)
+    edge_shifts[slot] = shifts[kept]
+    mask = torch.zeros(total, dtype=torch.bool, device=device)
+    mask[slot] = True
+    slot_of = torch.zeros_like(receivers).index_put((kept,), slot)
+    reversed_slots = torch.arange(total, device=device)
+    reversed_slots[slot] = slot_of[reverse[kept]]
+    return {
+        "edge_index": torch.stack([padded_receivers, padded_receivers.index_put((slot,), senders[kept])]),
+        "edge_vectors": edge_vectors,
+        "edge_shifts": edge_shifts,
+        "edge_mask": mask,
+        "reverse": reversed_slots,
+        "degree": degree,
+    }
