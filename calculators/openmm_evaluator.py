@@ -1,0 +1,122 @@
+"""Energies and forces in OpenMM's units by the ASE calculator, whose neighbor list, engines and checks these are."""
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from hydrapot.calculators.ase import HydrapotCalculator
+from hydrapot.calculators.openmm_callback import Record
+from hydrapot.potential.constants import KJ_PER_MOL
+from hydrapot.potential.errors import CheckpointError, InvalidStructureError, SimulationError
+from hydrapot.potential.graph import build_graph_from_arrays
+
+_ANGSTROM = 10.0  # per nm
+_FORCE = KJ_PER_MOL * _ANGSTROM  # kJ/mol/nm in eV/Å
+
+
+class Evaluator:
+    """One head of a potential for the particles of a force.
+
+    Parameters
+    ----------
+    record
+        Model, head, elements and how to evaluate.
+
+    Attributes
+    ----------
+    calculator
+        What evaluates.
+    atoms
+        The structure of the latest evaluation, Å.
+
+    Raises
+    ------
+    CheckpointError
+        The checkpoint is not there, or is not the one that was recorded.
+    UnknownHeadError, UnknownElementError, UnsupportedChargeError, ConfigurationError, InvalidStructureError
+    """
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.calculator = HydrapotCalculator(
+            record.model,
+            head=record.head,
+            device=record.device,
+            dtype=record.dtype,  # type: ignore[arg-type]  # checked there
+            backend=record.backend,  # type: ignore[arg-type]
+            skin=record.skin,
+            threads=record.threads,
+        )
+        self._check_same_model()
+        self.atoms = Atoms(record.numbers, np.zeros((len(record.numbers), 3)), pbc=record.periodic)
+        if record.charge:
+            self.atoms.info["charge"] = record.charge
+        if record.spin is not None:
+            self.atoms.info["spin"] = record.spin
+        self._check_supported()
+
+    @property
+    def reference_energy(self) -> float:
+        """eV; what `total` adds to the interaction energy."""
+        return float(self.calculator.potential.references[self.record.head].values[self.atoms.numbers].sum())
+
+    def __call__(
+        self, positions: NDArray[np.float64], box: NDArray[np.float64] | None, *, scale: float = 1.0
+    ) -> tuple[float, NDArray[np.float64]]:
+        """Energy (kJ/mol) and forces ``(N, 3)`` (kJ/mol/nm), both times `scale`; nothing is evaluated at a scale of 0.
+
+        Parameters
+        ----------
+        positions, box
+            ``(N, 3)`` and ``(3, 3)`` nm; None for a structure that is not periodic.
+
+        Raises
+        ------
+        InvalidStructureError
+            Coincident atoms, positions that are not finite, or another number of them.
+        SimulationError
+            The result is not finite.
+        """
+        atoms = self.atoms
+        if positions.shape != (len(atoms), 3):
+            raise InvalidStructureError(
+                f"the force is for {len(atoms)} particles and was given {len(positions)}: make it anew for this system"
+            )
+        if scale == 0.0:
+            return 0.0, np.zeros_like(positions)
+        np.multiply(positions, _ANGSTROM, out=atoms.arrays["positions"])
+        if box is not None:
+            np.multiply(box, _ANGSTROM, out=atoms.cell.array)
+        self.calculator.calculate(atoms, ("energy", "forces"))
+        results = self.calculator.results
+        energy = results["energy"] if self.record.total else results["interaction_energy"]
+        forces = results["forces"] * (_FORCE * scale)
+        if not np.isfinite(forces).all():
+            raise SimulationError("a force is not finite: two atoms are very close, or the weights are damaged")
+        return float(energy * (KJ_PER_MOL * scale)), forces
+
+    def _check_supported(self) -> None:
+        """Raise for elements, charge and spin that the head does not know, before anything is simulated."""
+        potential, record = self.calculator.potential, self.record
+        kinds = np.unique(record.numbers)
+        apart = 4.0 * potential.cutoff  # isolated atoms, also across the boundary of a periodic box
+        positions = np.zeros((len(kinds), 3))
+        positions[:, 0] = apart * np.arange(len(kinds))
+        graph = build_graph_from_arrays(
+            kinds,
+            positions,
+            np.diag([apart * (len(kinds) + 1), apart, apart]),
+            np.full(3, record.periodic),
+            cutoff=potential.cutoff,
+            charge=record.charge,
+            spin=record.spin,
+        )
+        potential.check_supported(graph, head=record.head)
+
+    def _check_same_model(self) -> None:
+        found, recorded = self.calculator.potential.info.content_hash, self.record.content_hash
+        if found != recorded:
+            raise CheckpointError(
+                f"{self.record.model} is not the model that this force was made with: its content hash is {found[:12]}…, "
+                f"recorded is {recorded[:12]}…; put the right checkpoint there, or make the force anew"
+            )
