@@ -84,6 +84,9 @@ class SplitInfo(_Document):
     forces: int = Field(description="structures with forces")
     stresses: int = Field(description="structures with a stress")
 
+    def __add__(self, other: "SplitInfo") -> "SplitInfo":
+        return SplitInfo(**{key: getattr(self, key) + getattr(other, key) for key in SplitInfo.model_fields})
+
 
 class Chunk(_Document):
     """One ADIOS2 file: structures of one split."""
@@ -129,7 +132,7 @@ class StoreIndex(_Document):
     checksum: str = ""
 
 
-D = TypeVar("D", ShardJournal, StoreIndex)
+Document = TypeVar("Document", ShardJournal, StoreIndex)
 
 
 def to_json(document: ShardJournal | StoreIndex) -> bytes:
@@ -139,7 +142,7 @@ def to_json(document: ShardJournal | StoreIndex) -> bytes:
     return (json.dumps(plain, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def read_json(path: Path, kind: type[D]) -> D:
+def read_json(path: Path, kind: type[Document]) -> Document:
     """Read a document that `to_json` wrote.
 
     Raises
