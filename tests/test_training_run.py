@@ -74,15 +74,15 @@ def test_resumed_run_is_the_uninterrupted_run(project: Path, tmp_path: Path) -> 
     script = f"""
 import os, signal, sys
 from pathlib import Path
-import hydrapot.training.run as run
+import hydrapot.training.loop as loop
 sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
 from tests.test_training_run import _train
-advance = run._Run._advance
-def stop_at_eleven(self, batch):
-    if self.step == 11:
+advance = loop.Loop._advance
+def stop_at_eleven(self, work):
+    if self.progress.step == 11:
         os.kill(os.getpid(), signal.SIGTERM)
-    return advance(self, batch)
-run._Run._advance = stop_at_eleven
+    return advance(self, work)
+loop.Loop._advance = stop_at_eleven
 result = _train(Path({str(project)!r}), Path({str(tmp_path / "parts")!r}), run__steps=24)
 assert not result.finished and result.step == 12, result
 """
@@ -209,7 +209,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(project: Path, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hydrapot.training.run.EagerStep", Poisoned)
         with pytest.raises(SimulationError, match="gradient is not finite"):
-            _train(project, tmp_path / "run", run__steps=2)
+            _train(project, tmp_path / "run", run__steps=2, run__nonfinite_limit=1)
     assert all(bool(torch.isfinite(p).all()) for p in seen[0].parameters())
 
 

@@ -90,6 +90,11 @@ class RunConfig(_Section):
     compile: bool = Field(default=True, description="Compile the training step (about a minute, then 3–4 × faster).")
     validate_every: int = Field(default=1_000, ge=1, description="Steps between validations.")
     checkpoint_minutes: float = Field(default=5.0, gt=0, description="Minutes between saves of the training state.")
+    nonfinite_limit: int = Field(
+        default=10,
+        ge=0,
+        description="Steps without a finite gradient: so many are skipped (batches kept in skipped/); one more ends the run.",
+    )
 
 
 class TrainConfig(_Section):

@@ -1,15 +1,17 @@
 """Errors of a model on held-out structures, per head, beside those of a mean predictor."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from ase.units import GPa
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hydrapot.potential.errors import SimulationError
 from hydrapot.training.data.prepared import PreparedDataset
-from hydrapot.training.step import Batch, Predictions, Predictor
+from hydrapot.training.step import Batch, Predictions
 
 Metrics = dict[str, float]
 
@@ -57,60 +59,49 @@ def baseline(training: PreparedDataset, validation: PreparedDataset) -> Metrics:
     )
 
 
-def validation_metrics(
-    predictor: Predictor, batches: Iterable[tuple[NDArray[np.int64], Batch]], datasets: Mapping[str, PreparedDataset]
-) -> dict[str, Metrics]:
-    """Errors per head.
+#: Rows of :func:`error_sums`: what is summed of energies, force components and stress components.
+_QUANTITIES = (("energy", "mev_per_atom", 1e3), ("force", "mev_per_a", 1e3), ("stress", "gpa", 1.0 / GPa))
 
-    Parameters
-    ----------
-    predictor
-        The model.
-    batches
-        ``(B, 2)`` rows = (dataset, structure) with the batch made of them; each structure of `datasets` once.
-    datasets
-        Validation structures by head.
+
+def error_sums(predicted: Predictions, batch: Batch) -> Tensor:
+    """Sums over the structures of a batch, all of one head: ``(10,)`` float64, which add up over batches.
+
+    Sum of magnitudes, sum of squares and number of the errors of the energy per atom (eV), of each force component (eV/Å)
+    and of each independent stress component (eV/Å³), as far as there are labels; last, the number of predictions that are
+    not finite.
+    """
+    targets, graph = batch.targets, batch.graph
+    volume = torch.linalg.det(graph.cell).abs()[:, None, None]
+    known = targets.strain_weight > 0
+    stress = (predicted.strain_gradient.double() - targets.strain_gradient)[known] / volume[known]
+    errors = (
+        ((predicted.energy.double() - targets.energy) / targets.atoms)[targets.energy_weight > 0],
+        (predicted.forces.double() - targets.forces)[targets.force_weight > 0],
+        stress[:, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]],
+    )
+    sums = [torch.stack([e.abs().sum(), (e * e).sum(), e.new_tensor(e.numel())]) for e in errors]
+    bad = sum((~torch.isfinite(t)).sum() for t in predicted)
+    return torch.cat([*sums, torch.as_tensor(bad, device=targets.energy.device).double().view(1)])
+
+
+def metrics_of_sums(sums: Tensor) -> Metrics:
+    """Mean absolute and root-mean-square errors from :func:`error_sums`; quantities without labels are left out.
 
     Raises
     ------
     SimulationError
-        A prediction is not finite.
+        A prediction was not finite.
     """
-    names = list(datasets)
-    found: dict[str, list[tuple[NDArray[np.float64], ...]]] = {name: [] for name in names}
-    for rows, batch in batches:
-        predicted = predictor(batch)
-        if not all(bool(torch.isfinite(t).all()) for t in predicted):
-            raise SimulationError("the model predicts a value that is not finite: the weights have diverged")
-        for part in _split(rows, batch, predicted, datasets):
-            found[part[0]].append(part[1:])
-    metrics = {}
-    for name, parts in found.items():
-        if parts:
-            energy, forces, stress = (np.concatenate(column) for column in zip(*parts, strict=True))
-            metrics[name] = error_metrics(energy, forces, stress)
+    values = sums.tolist()
+    if values[-1]:
+        raise SimulationError("the model predicts a value that is not finite: the weights have diverged")
+    metrics: Metrics = {}
+    for k, (name, unit, factor) in enumerate(_QUANTITIES):
+        magnitude, square, count = values[3 * k : 3 * k + 3]
+        if count:
+            metrics[f"{name}_mae_{unit}"] = magnitude / count * factor
+            metrics[f"{name}_rmse_{unit}"] = math.sqrt(square / count) * factor
     return metrics
-
-
-def _split(
-    rows: NDArray[np.int64], batch: Batch, predicted: Predictions, datasets: Mapping[str, PreparedDataset]
-) -> Iterable[tuple[str, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
-    names = list(datasets)
-    energy, forces = predicted.energy.double().numpy(), predicted.forces.double().numpy()
-    strain = predicted.strain_gradient.double().numpy()
-    atoms = batch.targets.atoms.numpy().astype(int)
-    first = np.cumsum(atoms) - atoms
-    for k, (d, i) in enumerate(rows.tolist()):
-        data = datasets[names[d]]
-        own = slice(data.frames.offsets[i], data.frames.offsets[i + 1])
-        volume = abs(np.linalg.det(data.frames.cells[i]))
-        stress = (strain[k] - data.strain[i]) / volume if np.isfinite(data.strain[i]).all() else np.full((3, 3), np.nan)
-        yield (
-            names[d],
-            np.array([(energy[k] - data.energy[i]) / atoms[k]]),
-            forces[first[k] : first[k] + atoms[k]] - data.forces[own],
-            stress[None],
-        )
 
 
 def relative_force_errors(metrics: Mapping[str, Metrics]) -> dict[str, float]:

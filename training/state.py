@@ -65,7 +65,7 @@ def load_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, document
 
 
-def flatten_optimizer(optimizer: Optimizer, module: nn.Module) -> dict[str, Tensor]:
+def flatten_optimizer(optimizer: Optimizer, module: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The optimizer's state as tensors named ``<parameter>/<quantity>``, e.g. ``head.weight/exp_avg``.
 
     Parameters
@@ -73,7 +73,7 @@ def flatten_optimizer(optimizer: Optimizer, module: nn.Module) -> dict[str, Tens
     optimizer
         One whose state per parameter is tensors, such as AdamW.
     module
-        Owns every parameter of the optimizer; gives the names.
+        Owns every parameter of the optimizer and gives the names; or the parameters by name.
 
     Raises
     ------
@@ -91,7 +91,9 @@ def flatten_optimizer(optimizer: Optimizer, module: nn.Module) -> dict[str, Tens
     return tensors
 
 
-def restore_optimizer(optimizer: Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def restore_optimizer(
+    optimizer: Optimizer, module: nn.Module | Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> None:
     """Put back what :func:`flatten_optimizer` gave; hyperparameters of the optimizer stay as they are.
 
     Parameters
@@ -179,8 +181,9 @@ def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tens
     return {name.removeprefix(head): tensor for name, tensor in tensors.items() if name.startswith(head)}
 
 
-def _named_parameters(optimizer: Optimizer, module: nn.Module) -> dict[str, Tensor]:
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
+def _named_parameters(optimizer: Optimizer, module: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    owned = dict(module.named_parameters()) if isinstance(module, nn.Module) else module
+    names = {id(parameter): name for name, parameter in owned.items()}
     named = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
