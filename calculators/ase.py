@@ -5,8 +5,8 @@ relaxation.
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hydrapot.calculators.compiled import compiled_network
 from hydrapot.calculators.native import NativeBackend, choose_native
+from hydrapot.calculators.threads import torch_threads
 from hydrapot.calculators.verlet import Pairs, VerletList
 from hydrapot.potential.coverage import structure_warnings
 from hydrapot.potential.errors import ConfigurationError, InvalidStructureError, SimulationError
@@ -242,7 +243,7 @@ class HydrapotCalculator(Calculator):
 
     def threads_set(self) -> AbstractContextManager[None]:
         """A block in which torch uses the calculator's number of threads."""
-        return _torch_threads(self.threads)
+        return torch_threads(self.threads)
 
     def export_properties(self) -> Properties:
         """The results that ASE has a name for."""
@@ -290,17 +291,3 @@ def _prepare(model: str | Path | Potential, *, device: str, dtype: torch.dtype) 
     if isinstance(model, Potential):
         return copy.deepcopy(model).to(device=device, dtype=dtype).eval().requires_grad_(requires_grad=False)
     return load(model, device=device, dtype=dtype)
-
-
-@contextmanager
-def _torch_threads(threads: int | None) -> Iterator[None]:
-    """Use `threads` threads inside the block and what was set before after it."""
-    before = torch.get_num_threads()
-    if threads is None or threads == before:
-        yield
-        return
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -203,9 +203,12 @@ class NativeEngine:
         heads: Heads,
         charge: int = 0,
         spin: int = 0,
+        forces: bool = True,
     ) -> "PreparedCall":
         """A structure that will be evaluated at many positions with the same list of pairs; as :meth:`evaluate_arrays`."""
-        return PreparedCall(self, numbers, offsets, senders, shifts, heads=heads, charge=charge, spin=spin)
+        return PreparedCall(
+            self, numbers, offsets, senders, shifts, heads=heads, charge=charge, spin=spin, forces=forces
+        )
 
     def evaluate(
         self,
@@ -287,7 +290,8 @@ class NativeEngine:
 class PreparedCall:
     """One structure in one engine, its arrays and addresses laid out once: a call costs microseconds beside the engine's.
 
-    Made by :meth:`NativeEngine.prepare`. Elements, charge and spin are not checked.
+    Made by :meth:`NativeEngine.prepare`. Elements, charge and spin are not checked. `shifts` may be changed in place, when
+    atoms are wrapped into another image.
     """
 
     def __init__(
@@ -301,6 +305,7 @@ class PreparedCall:
         heads: Heads,
         charge: int,
         spin: int,
+        forces: bool = True,
     ) -> None:
         self.engine = engine
         numbers_, senders_ = _array(numbers, np.int32), _array(senders, np.int32)
@@ -308,8 +313,9 @@ class PreparedCall:
         self.positions = np.zeros((n_atoms, 3))
         self.cell = np.zeros((1, 3, 3))
         self.shifts = _array(shifts, np.int32)
-        self._forces, self._energies = np.zeros((n_atoms, 3)), np.zeros(n_atoms)
-        self._energy, self._virial = np.zeros(1), np.zeros((1, 3, 3))
+        self._energy, self._energies = np.zeros(1), np.zeros(n_atoms)
+        self._forces = np.zeros((n_atoms, 3)) if forces else None
+        self._virial = np.zeros((1, 3, 3)) if forces else None
         inputs = {
             "numbers": numbers_,
             "offsets": _array(offsets, np.int64),
@@ -334,16 +340,27 @@ class PreparedCall:
             forces=_address(self._forces),
             virial=_address(self._virial),
         )
-        self._arguments = (engine.model.handle, engine.handle, ctypes.byref(self._request), ctypes.byref(self._reply))
+        self._arguments = (ctypes.byref(self._request), ctypes.byref(self._reply))
         self._function = library().hydrapot_evaluate
 
-    def __call__(self, positions: NDArray[np.float64], cell: NDArray[np.float64]) -> NativeResult:
-        """Evaluate at positions ``(N, 3)`` and with a cell ``(3, 3)`` in Å; the arrays of the result are new ones."""
+    def __call__(
+        self, positions: NDArray[np.float64], cell: NDArray[np.float64], *, engine: NativeEngine | None = None
+    ) -> NativeResult:
+        """Evaluate at positions ``(N, 3)`` and with a cell ``(3, 3)`` in Å; the arrays of the result are new ones.
+
+        `engine`, of the same model, takes the place of the one that the call was prepared in: that of the calling thread.
+        """
         self.positions[...] = positions
         self.cell[0] = cell
-        check(self._function(*self._arguments))
+        used = self.engine if engine is None else engine
+        check(self._function(used.model.handle, used.handle, *self._arguments))
         return NativeResult(
-            self._energy.copy(), self._energies.copy(), self._forces.copy(), self._virial.copy(), None, None
+            self._energy.copy(),
+            self._energies.copy(),
+            None if self._forces is None else self._forces.copy(),
+            None if self._virial is None else self._virial.copy(),
+            None,
+            None,
         )
 
 
