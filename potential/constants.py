@@ -15,6 +15,11 @@ AVOGADRO = 6.02214076e23
 #: kg.
 ATOMIC_MASS = 1.66053906660e-27
 
+#: eV.
+HARTREE = 27.211386245988
+#: Å.
+BOHR = 0.529177210903
+
 #: e²/(4πε₀) in eV·Å.
 COULOMB = 14.399645478425668
 #: Boltzmann's constant in eV/K.

@@ -210,12 +210,24 @@ def _row(atoms: Atoms, *, name: str, where: str) -> dict[str, Any]:
 
 
 def _check_keys(keys: Sequence[str], info: dict[str, Any], where: str) -> None:
+    found = misfit(keys, info)
+    if found is not None:
+        raise DatasetError(f"{where}: {found[1]}")
+
+
+def misfit(keys: Sequence[str], info: dict[str, Any]) -> tuple[str, str] | None:
+    """Return what is wrong with the keys of a frame, in a word or two and in a sentence; None if nothing is.
+
+    A key that looks like a label under another name, or a unit that is not eV, Å or eV/Å³, would otherwise drop or
+    spoil labels without a word.
+    """
     for key in keys:
         if "unit" in key.lower():
             if str(info.get(key, "")).lower() not in KNOWN_UNITS:
-                raise DatasetError(f"{where}: {key}={info.get(key)}; convert to eV, Å and eV/Å³ first")
+                return "unknown units", f"{key}={info.get(key)}; convert to eV, Å and eV/Å³ first"
         elif LABEL_LIKE.search(key) and key not in LABEL_KEYS | HARMLESS_KEYS:
-            raise DatasetError(f"{where}: unknown label {key!r}; labels are called energy, forces and stress")
+            return "unknown label", f"unknown label {key!r}; labels are called energy, forces and stress"
+    return None
 
 
 def _label(labels: dict[str, Any], key: str, shape: tuple[int, ...], where: str) -> np.ndarray[Any, Any]:
