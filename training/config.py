@@ -28,7 +28,9 @@ class PublishedErrors(_Section):
 class DatasetConfig(_Section):
     """One dataset, which becomes one head of the same name."""
 
-    file: str = Field(description="File name within the data directory, e.g. water.extxyz.xz.")
+    file: str = Field(
+        description="Extended-XYZ file or store within the data directory, e.g. water.extxyz.xz or water.store."
+    )
     references: Literal["isolated", "zero", "fit"] = Field(
         description="Reference energies: from frames marked config_type=isolated_atom, zero, or a least-squares fit."
     )
@@ -43,14 +45,42 @@ class DatasetConfig(_Section):
         default=[], description="Published errors on the same data, for the model card."
     )
     weight: float = Field(default=1.0, ge=0, description="Factor on this dataset's errors in the objective.")
+    sampling: float = Field(
+        default=1.0, ge=0, description="Factor on how often this dataset is drawn from, besides sampler.temperature."
+    )
 
     @property
     def name(self) -> str:
         """Dataset and head name: the file name without its suffixes."""
         name = self.file
-        for suffix in (".xz", ".gz", ".extxyz", ".xyz"):
+        for suffix in (".xz", ".gz", ".extxyz", ".xyz", ".store"):
             name = name.removesuffix(suffix)
         return name
+
+
+class DataConfig(_Section):
+    """Where structures live during training, and how batches of them are made."""
+
+    structures: Literal["memory", "file", "distributed"] = Field(
+        default="memory",
+        description="memory: every process holds all structures; file: they are read from the stores when a batch needs"
+        " them; distributed: each process holds some of them, and the others fetch them from its memory.",
+    )
+    neighbor_gib: float = Field(
+        default=4.0,
+        ge=0,
+        description="GiB of neighbor lists that a process keeps; those of other structures are built for every batch.",
+    )
+    workers: int = Field(default=1, ge=1, description="Threads that make batches while the model computes.")
+    prefetch: int = Field(default=4, ge=1, description="Batches that are kept ready.")
+    sample: int = Field(
+        default=50_000,
+        ge=100,
+        description="Training structures of a dataset, evenly spaced, that reference energies and scales are found from.",
+    )
+    validation: int = Field(
+        default=20_000, ge=1, description="Validation structures of a dataset, evenly spaced, that errors are taken on."
+    )
 
 
 class OptimizerConfig(_Section):
@@ -76,9 +106,27 @@ class SamplerConfig(_Section):
     temperature: float = Field(
         default=0.5, ge=0, le=1, description="A dataset of n structures is drawn in proportion to n^temperature."
     )
-    edge_slots: int = Field(default=24_000, ge=1, description="Largest atoms × neighbor slots of a batch.")
+    edge_slots: int = Field(
+        default=24_000, ge=1, description="Largest atoms × neighbor slots of a batch, or of each of its parts."
+    )
     max_structures: int = Field(
-        default=24, ge=1, description="Largest number of structures of a batch: small molecules get steps of their own."
+        default=24,
+        ge=1,
+        description="Largest number of structures of a batch (or of a part): small molecules get steps of their own.",
+    )
+    parts: int | None = Field(
+        default=None,
+        ge=1,
+        description="Parts of a batch, equal in atoms and edges, which the processes share: a multiple of their number,"
+        " which is the default. Batches depend on this, not on the number of processes.",
+    )
+    strata: int = Field(
+        default=1,
+        ge=1,
+        description="Kinds of structures, by number of neighbors, that a batch of several parts mixes; divides the parts.",
+    )
+    window: int = Field(
+        default=1 << 20, ge=1, description="Structures that are drawn, shuffled and packed into batches at a time."
     )
 
 
@@ -105,6 +153,7 @@ class TrainConfig(_Section):
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     sampler: SamplerConfig = Field(default_factory=SamplerConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
     run: RunConfig = Field(default_factory=RunConfig)
     split: str = Field(description="Split manifest (JSON), relative to this file.")
     card: str | None = Field(
