@@ -14,11 +14,10 @@ from typing import Any, Literal
 import openmm
 import openmm.app
 
-from hydrapot.calculators.ase import DEFAULT_SKIN
+from hydrapot.calculators.ase import DEFAULT_SKIN, HydrapotCalculator
 from hydrapot.calculators.openmm_callback import Callback, Record, absolute
 from hydrapot.calculators.openmm_evaluator import Evaluator
 from hydrapot.potential.errors import ConfigurationError, InvalidStructureError
-from hydrapot.potential.load import load
 
 #: Of forces of this package in a System.
 NAME = "HydrapotForce"
@@ -53,6 +52,9 @@ class HydrapotForce:
     dtype, device, backend, skin, threads
         As for :class:`~hydrapot.calculators.HydrapotCalculator`. With another device than the CPU the network runs in torch
         there, whatever OpenMM's platform is.
+    calculator
+        One that is at hand for `model`; its head, precision, device and threads count then. It is used up: from now on its
+        results are those of OpenMM's particles.
 
     Attributes
     ----------
@@ -86,6 +88,7 @@ class HydrapotForce:
         backend: Literal["auto", "native", "torch"] = "auto",
         skin: float = DEFAULT_SKIN,
         threads: int | None = None,
+        calculator: HydrapotCalculator | None = None,
     ) -> None:
         if not hasattr(openmm, "PythonForce") or not hasattr(openmm.PythonForce, "setParticles"):
             raise ConfigurationError(f"OpenMM {openmm.version.version} is too old: pip install 'openmm>=8.6'")
@@ -98,24 +101,26 @@ class HydrapotForce:
             raise ConfigurationError("a particle is named twice")
         if len(numbers) == 0:  # OpenMM would take no particles for all of them
             raise InvalidStructureError("no atoms for the potential: name at least one")
-        potential = load(absolute(model))
+        calculator = calculator or HydrapotCalculator(
+            absolute(model), head=head, device=device, dtype=dtype, backend=backend, skin=skin, threads=threads
+        )
         self.record = Record(
             model=absolute(model),
-            content_hash=potential.info.content_hash,
-            head=potential.check_head(head),
+            content_hash=calculator.potential.info.content_hash,
+            head=calculator.head,
             numbers=tuple(int(number) for number in numbers),
             charge=charge,
             spin=spin,
             periodic=periodic,
             total=total,
             scale=scale,
-            dtype=dtype,
-            device=device,
+            dtype=calculator.dtype,
+            device=str(calculator.device),
             backend=backend,
             skin=skin,
-            threads=threads,
+            threads=calculator.threads,
         )
-        self.callback = Callback(self.record.text(), Evaluator(self.record))
+        self.callback = Callback(self.record.text(), Evaluator(self.record, calculator))
         self.force = openmm.PythonForce(self.callback, {} if scale is None else {scale: 1.0}, chosen)
         self.force.setUsesPeriodicBoundaryConditions(periodic)
         self.force.setForceGroup(force_group)

@@ -21,6 +21,8 @@ class Evaluator:
     ----------
     record
         Model, head, elements and how to evaluate.
+    calculator
+        Of the record's model and head; None makes it.
 
     Attributes
     ----------
@@ -36,9 +38,9 @@ class Evaluator:
     UnknownHeadError, UnknownElementError, UnsupportedChargeError, ConfigurationError, InvalidStructureError
     """
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, calculator: HydrapotCalculator | None = None) -> None:
         self.record = record
-        self.calculator = HydrapotCalculator(
+        self.calculator = calculator or HydrapotCalculator(
             record.model,
             head=record.head,
             device=record.device,
@@ -48,6 +50,9 @@ class Evaluator:
             threads=record.threads,
         )
         self._check_same_model()
+        self._known = False  # whether the calculator's results are those of `atoms`
+        #: Evaluations so far; asking again for the same positions is none.
+        self.evaluations = 0
         self.atoms = Atoms(record.numbers, np.zeros((len(record.numbers), 3)), pbc=record.periodic)
         if record.charge:
             self.atoms.info["charge"] = record.charge
@@ -77,23 +82,33 @@ class Evaluator:
         SimulationError
             The result is not finite.
         """
-        atoms = self.atoms
-        if positions.shape != (len(atoms), 3):
+        if positions.shape != (len(self.atoms), 3):
             raise InvalidStructureError(
-                f"the force is for {len(atoms)} particles and was given {len(positions)}: make it anew for this system"
+                f"the force is for {len(self.atoms)} particles and was given {len(positions)}: make it anew for this system"
             )
         if scale == 0.0:
             return 0.0, np.zeros_like(positions)
-        np.multiply(positions, _ANGSTROM, out=atoms.arrays["positions"])
-        if box is not None:
-            np.multiply(box, _ANGSTROM, out=atoms.cell.array)
-        self.calculator.calculate(atoms, ("energy", "forces"))
+        self._evaluate(positions * _ANGSTROM, None if box is None else box * _ANGSTROM)
         results = self.calculator.results
         energy = results["energy"] if self.record.total else results["interaction_energy"]
         forces = results["forces"] * (_FORCE * scale)
         if not np.isfinite(forces).all():
             raise SimulationError("a force is not finite: two atoms are very close, or the weights are damaged")
         return float(energy * (KJ_PER_MOL * scale)), forces
+
+    def _evaluate(self, positions: NDArray[np.float64], cell: NDArray[np.float64] | None) -> None:
+        """Positions and cell in Å. OpenMM asks twice for the same ones where a report and the next step meet."""
+        atoms = self.atoms
+        same = self._known and (positions == atoms.arrays["positions"]).all()
+        if same and (cell is None or (cell == atoms.cell.array).all()):
+            return
+        self._known = False
+        atoms.arrays["positions"][...] = positions
+        if cell is not None:
+            atoms.cell.array[...] = cell
+        self.calculator.calculate(atoms, ("energy", "forces"))
+        self._known = True
+        self.evaluations += 1
 
     def _check_supported(self) -> None:
         """Raise for elements, charge and spin that the head does not know, before anything is simulated."""
