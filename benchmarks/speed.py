@@ -22,7 +22,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from speed_environment import EnvironmentFailedError, peer_python
+from speed_environment import SCHNETPACK, EnvironmentFailedError, peer_python
 from speed_protocol import Worker, WorkerError
 from speed_report import PEER, Hardware, Memory, Report, Timing, judge, terminal_table, verdict, write
 
@@ -192,7 +192,10 @@ def main(
     output.mkdir(parents=True, exist_ok=True)
     try:
         python = peer_python(
-            peer_environment.absolute(), torch_version=torch.__version__.split("+")[0], announce=console.print
+            peer_environment.absolute(),
+            peer=SCHNETPACK,
+            torch_version=torch.__version__.split("+")[0],
+            announce=console.print,
         )
     except EnvironmentFailedError as error:
         console.print(f"[red]{error}")

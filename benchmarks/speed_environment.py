@@ -1,7 +1,7 @@
-"""The peer's environment: made once, by pip, with the same torch as ours.
+"""Environments of the packages that we compare with: made once, by pip, with the same torch as ours.
 
-SchNetPack 2.1.1 asks for an older sympy than torch 2.13 does, and for development tools. It is installed without its
-dependencies, and then those that running it takes, with torch held at our version.
+A package is installed without its dependencies, and then those that running it takes, with torch held at our version.
+SchNetPack 2.1.1 asks for an older sympy than torch 2.13 does, and for development tools.
 """
 
 import hashlib
@@ -9,25 +9,60 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-PEER = "schnetpack==2.1.1"
-DEPENDENCIES = (
-    "numpy>=2",
-    "ase",
-    "dirsync",
-    "fasteners",
-    "h5py",
-    "hydra-colorlog",
-    "hydra-core",
-    "matscipy>=1.1",
-    "pytorch-lightning",
-    "pyyaml",
-    "rich",
-    "tensorboard",
-    "tensorboardX",
-    "torch-ema",
-    "torchmetrics",
-    "tqdm",
+
+class Peer(NamedTuple):
+    """A package of a fixed version, and what it needs."""
+
+    packages: tuple[str, ...]
+    dependencies: tuple[str, ...]
+
+
+SCHNETPACK = Peer(
+    ("schnetpack==2.1.1",),
+    (
+        "numpy>=2",
+        "ase",
+        "dirsync",
+        "fasteners",
+        "h5py",
+        "hydra-colorlog",
+        "hydra-core",
+        "matscipy>=1.1",
+        "pytorch-lightning",
+        "pyyaml",
+        "rich",
+        "tensorboard",
+        "tensorboardX",
+        "torch-ema",
+        "torchmetrics",
+        "tqdm",
+    ),
+)
+MACE = Peer(
+    ("mace-torch==0.3.16", "e3nn==0.4.4"),
+    (
+        "numpy>=2",
+        "opt_einsum",
+        "opt_einsum_fx",
+        "ase",
+        "torch-ema",
+        "prettytable",
+        "matscipy>=1.1",
+        "h5py",
+        "torchmetrics",
+        "python-hostlist",
+        "configargparse",
+        "GitPython",
+        "pyyaml",
+        "tqdm",
+        "lmdb",
+        "orjson",
+        "matplotlib",
+        "pandas",
+        "scipy",
+    ),
 )
 
 
@@ -35,13 +70,15 @@ class EnvironmentFailedError(Exception):
     """pip did not succeed; the message names the log."""
 
 
-def peer_python(folder: Path, *, torch_version: str, announce: Callable[[str], None]) -> Path:
-    """Interpreter of the peer's environment in `folder`, which is made if it is not there yet.
+def peer_python(folder: Path, *, peer: Peer, torch_version: str, announce: Callable[[str], None]) -> Path:
+    """Interpreter of a peer's environment in `folder`, which is made if it is not there yet.
 
     Parameters
     ----------
     folder
         Created with a ``.gitignore`` of its own.
+    peer
+        What is installed.
     torch_version
         Release of torch, e.g. ``2.13.0``.
     announce
@@ -52,11 +89,11 @@ def peer_python(folder: Path, *, torch_version: str, announce: Callable[[str], N
     EnvironmentFailedError
     """
     python = folder / "bin" / "python"
-    wanted = hashlib.sha256(repr((PEER, DEPENDENCIES, torch_version)).encode()).hexdigest()
+    wanted = hashlib.sha256(repr((*peer, torch_version)).encode()).hexdigest()
     stamp = folder / ".complete"
     if stamp.exists() and stamp.read_text() == wanted:
         return python
-    announce(f"Installing {PEER} with torch {torch_version} into {folder.name}: minutes, once")
+    announce(f"Installing {', '.join(peer.packages)} with torch {torch_version} into {folder.name}: minutes, once")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ".gitignore").write_text("*\n")
     constraints = folder / "constraints.txt"
@@ -65,8 +102,8 @@ def peer_python(folder: Path, *, torch_version: str, announce: Callable[[str], N
     commands = [
         [sys.executable, "-m", "venv", str(folder)],
         [*pip, f"torch=={torch_version}"],
-        [*pip, "--no-deps", PEER],
-        [*pip, "--constraint", str(constraints), *DEPENDENCIES],
+        [*pip, "--no-deps", *peer.packages],
+        [*pip, "--constraint", str(constraints), *peer.dependencies],
     ]
     log = folder / "install.log"
     with log.open("w") as stream:

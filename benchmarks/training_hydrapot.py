@@ -1,0 +1,109 @@
+"""Worker of ``training_speed.py``: a training step of hydrapot, ``eager`` or ``compiled``.
+
+Usage: ``training_hydrapot.py eager|compiled``
+"""
+
+import platform
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from ase.data import atomic_numbers
+from speed_protocol import serve, timed
+from training_batch import (
+    CHANNELS,
+    CUTOFF,
+    ELEMENTS,
+    EMA_DECAY,
+    GRADIENT_CLIP,
+    LAYERS,
+    LEARNING_RATE,
+    N_RADIAL,
+    structures,
+)
+
+from hydrapot.potential.graph import build_graph, collate
+from hydrapot.potential.metadata import CheckpointInfo, HeadInfo, LevelOfTheory, ModelConfig, PaiNNConfig
+from hydrapot.potential.model import Potential
+from hydrapot.potential.references import zero_references
+from hydrapot.training.averaging import MovingAverage
+from hydrapot.training.objective import ObjectiveConfig, Targets
+from hydrapot.training.step import Batch, CompiledStep, EagerStep
+
+
+class HydrapotTraining:
+    """Loss with its second derivatives, gradient clipping, AdamW and moving average, as :mod:`hydrapot.training` does."""
+
+    def __init__(self, mode: str) -> None:
+        head = HeadInfo(
+            dataset="benchmark",
+            level_of_theory=LevelOfTheory(functional="none: random labels"),
+            references="zero",
+            structures_per_element=dict.fromkeys(ELEMENTS, 1000),
+        )
+        encoder = PaiNNConfig(channels=CHANNELS, layers=LAYERS, n_radial=N_RADIAL)
+        info = CheckpointInfo(architecture=ModelConfig(encoder=encoder, cutoff=CUTOFF), heads={"benchmark": head})
+        torch.manual_seed(0)
+        references = {"benchmark": zero_references([atomic_numbers[e] for e in ELEMENTS])}
+        self.potential = Potential(info, references=references)
+        self.parameters = [p for p in self.potential.parameters() if p.requires_grad]
+        kind = {"eager": EagerStep, "compiled": CompiledStep}[mode]
+        self.gradients = kind(self.potential, config=ObjectiveConfig(stress=0.0))
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=LEARNING_RATE)
+        self.average = MovingAverage(self.parameters, decay=EMA_DECAY)
+
+    def describe(self) -> dict[str, Any]:
+        """Versions and size."""
+        return {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "parameters": sum(p.numel() for p in self.parameters),
+        }
+
+    def prepare(self, name: str, n_cells: int) -> dict[str, Any]:  # noqa: ARG002 - one batch only
+        """Build the batch."""
+        atoms = structures()
+        graph = collate([build_graph(a, cutoff=CUTOFF) for a in atoms], cutoff=CUTOFF)
+        one = torch.ones(len(atoms), dtype=torch.float64)
+        count = torch.tensor([float(len(a)) for a in atoms], dtype=torch.float64)
+        targets = Targets(
+            energy=torch.tensor([a.info["E"] for a in atoms], dtype=torch.float64),
+            forces=torch.from_numpy(np.concatenate([a.arrays["F"] for a in atoms])),
+            strain_gradient=torch.zeros(len(atoms), 3, 3, dtype=torch.float64),
+            energy_weight=one,
+            force_weight=torch.ones(graph.n_atoms, dtype=torch.float64),
+            strain_weight=0.0 * one,
+            energy_scale=one,
+            force_scale=one,
+            strain_scale=one,
+            atoms=count,
+            normalizers=torch.tensor([len(atoms), graph.n_atoms, 0.0], dtype=torch.float64),
+        )
+        self.batch = Batch(graph, torch.zeros(len(atoms), dtype=torch.int64), targets)
+        return {"atoms": graph.n_atoms, "edges": int(graph.edge_mask.sum())}
+
+    def set_threads(self, threads: int) -> None:
+        """Threads of torch."""
+        torch.set_num_threads(threads)
+
+    def evaluate(self) -> float:
+        """Seconds of one optimizer step."""
+
+        def step() -> None:
+            _, gradients = self.gradients(self.batch)
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                parameter.grad = gradient
+            torch.nn.utils.clip_grad_norm_(self.parameters, GRADIENT_CLIP)
+            self.optimizer.step()
+            self.average.update(self.parameters)
+
+        return timed(step)
+
+    def neighbor_list(self) -> float:
+        """Not timed here."""
+        raise NotImplementedError
+
+
+if __name__ == "__main__":
+    serve(lambda: HydrapotTraining(sys.argv[1]))
