@@ -45,25 +45,48 @@ class ZBLRepulsion(nn.Module):
         super().__init__()
         self.cutoff = cutoff
         self._radii = torch.from_numpy(_radii())
+        # Looked up rather than raised to for every atom: a vectorized power differs in its last bit from a scalar one, and
+        # which one an atom gets depends on its place in the batch.
+        self._powers = torch.arange(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64) ** 0.23
 
     def forward(self, graph: Graph) -> Tensor:
         """Half of every pair's energy on each of its two atoms: ``(N,)`` eV, float64."""
-        edge_vectors = graph.edge_vectors.double()
-        receivers, senders = graph.edge_index
-        distances = torch.linalg.vector_norm(edge_vectors, dim=1)
-        z = graph.numbers.double()
-        radii = self._radii.to(graph.numbers.device)[graph.numbers]
-        range_ = torch.clamp(RANGE_FACTOR * (radii[receivers] + radii[senders]), max=self.cutoff)
+        distances = torch.linalg.vector_norm(graph.edge_vectors.double(), dim=1)
+        return sum_edges(self.pair_energies(graph.numbers, graph.edge_index, distances), graph)
+
+    def ranges(self, numbers: Tensor, edge_index: Tensor) -> Tensor:
+        """Distance from which on each pair feels nothing: ``(E,)`` Å."""
+        radii = self._radii.to(numbers.device)[numbers]
+        receivers, senders = edge_index
+        return torch.clamp(RANGE_FACTOR * (radii[receivers] + radii[senders]), max=self.cutoff)
+
+    def pair_energies(self, numbers: Tensor, edge_index: Tensor, distances: Tensor) -> Tensor:
+        """Half of the energy of each directed pair: ``(E,)`` eV, float64.
+
+        The result for a pair does not depend on the others, not even in its last bit.
+
+        Parameters
+        ----------
+        numbers
+            ``(N,)`` atomic numbers.
+        edge_index
+            ``(2, E)``: receivers and senders.
+        distances
+            ``(E,)`` Å, float64.
+        """
+        receivers, senders = edge_index
+        z = numbers.double()
+        powers = self._powers.to(numbers.device)[numbers]
+        range_ = self.ranges(numbers, edge_index)
         rest = torch.relu(1.0 - distances / range_)
         x = distances / range_
         switch = rest * rest * rest * (1.0 + x * (3.0 + 6.0 * x))
-        power = z**0.23
-        reduced = distances * (power[receivers] + power[senders]) / _SCREENING_LENGTH
+        reduced = distances * (powers[receivers] + powers[senders]) / _SCREENING_LENGTH
         screening = sum(
             (a * torch.exp(-d * reduced) for a, d in zip(_AMPLITUDES, _DECAYS, strict=True)), torch.zeros_like(reduced)
         )
         pair = COULOMB * z[receivers] * z[senders] / distances * screening * switch
-        return sum_edges(0.5 * pair, graph)
+        return 0.5 * pair
 
 
 class NoRepulsion(nn.Module):
@@ -72,3 +95,11 @@ class NoRepulsion(nn.Module):
     def forward(self, graph: Graph) -> Tensor:
         """Zeros ``(N,)``, float64."""
         return graph.edge_vectors.new_zeros(graph.n_atoms, dtype=torch.float64)
+
+    def ranges(self, numbers: Tensor, edge_index: Tensor) -> Tensor:
+        """Zeros ``(E,)``: no pair feels anything."""
+        return numbers.new_zeros(edge_index.shape[1], dtype=torch.float64)
+
+    def pair_energies(self, numbers: Tensor, edge_index: Tensor, distances: Tensor) -> Tensor:  # noqa: ARG002
+        """Zeros ``(E,)``, float64."""
+        return torch.zeros_like(distances)
