@@ -5,30 +5,21 @@ do not reach a ghost, still give smooth energies and stable trajectories; they a
 """
 
 import logging
-import sys
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hydrapot.lammps_plugin.errors import SharedError
 from hydrapot.lammps_plugin.halo import TagHalo
-from hydrapot.potential.decomposed import Halo
-from hydrapot.potential.errors import ConfigurationError, SimulationError
+from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.neighbors import neighbor_list
 
 logger = logging.getLogger(__name__)
 
 #: Of the sum of covalent radii: as for the guards of `hydrapot md` (workflows/guards.py).
 CLOSEST_CONTACT = 0.5
-#: Versions in which `forward_exchange` of ML-IAP with Kokkos carries the wrong numbers: "trajectories were stable but
-#: indeed wrong" (github.com/lammps/lammps, pull request 4808 of 11 December 2025, about 4744 of 21 October 2025). Builds
-#: between releases bear the date of the release before, so the test of the exchange is what decides.
-BROKEN_EXCHANGE = (20251021, 20251231)
-#: The first version that has `forward_exchange` at all (pull request 4463).
-FIRST_EXCHANGE = 20250402
 #: Å. Largest difference between a ghost and an image of its owner; positions travel as float64.
 SAME_PLACE = 1e-6
 #: Pairs this close to the cutoff (relative) may be listed or not: rounding decides, and they contribute nothing.
@@ -184,83 +175,4 @@ def demand_none(comm: Any, *, missing_pairs: int, wrong_ghosts: int) -> None:
     if found[1]:
         raise SharedError(
             f"{found[1]} ghost atoms would receive the features of another atom: results would be wrong in this version"
-        )
-
-
-def check_version(*, kokkos: bool) -> None:
-    """Refuse versions of LAMMPS that are known to give wrong forces.
-
-    Raises
-    ------
-    ConfigurationError
-    """
-    version = _engine_version()
-    first, last = BROKEN_EXCHANGE
-    if kokkos and version is not None and first <= version <= last:
-        raise ConfigurationError(
-            f"LAMMPS {version} communicates wrong features in ML-IAP with Kokkos (its pull request 4808): use a version "
-            f"before {first} or after {last}"
-        )
-
-
-def _engine_version() -> int | None:
-    """Version as a date, from the Python module of LAMMPS that runs, which ML-IAP itself imports."""
-    version = getattr(sys.modules.get("lammps"), "__version__", None)
-    try:
-        return int(str(version))
-    except ValueError:
-        return None
-
-
-def check_exchange(halo: Halo, elements: Tensor, n_local: int, *, width: int, comm: Any) -> None:
-    """Compare what ghosts receive with their owners, and what owners get back with what ghosts were given; collective.
-
-    Rows of the width in use carry a number of their owner, its element, and a pattern of columns. On the way back, ghosts
-    send 1 and the number they have received: an owner then has a count, and that many times its own number, and the counts
-    add up to the number of ghosts.
-
-    Parameters
-    ----------
-    halo
-        Between the atoms.
-    elements
-        int64 ``(S,)``, any numbers that tell the kinds of atoms apart.
-    n_local
-        Own atoms.
-    width
-        Columns of the features.
-    comm
-        Communicator of mpi4py of all processes; None where there is none, which spares the last of these checks.
-
-    Raises
-    ------
-    SimulationError
-        On the process that found something.
-    """
-    columns = torch.arange(width, dtype=torch.float64, device=elements.device)
-    name = torch.arange(n_local, dtype=torch.float64, device=elements.device) + 1.0
-    # Small whole numbers: sums of them are exact, in float32 too.
-    rows = name[:, None] * 8.0 + columns % 7.0
-    rows = torch.cat([rows, elements[:n_local, None].double()], dim=1)
-    received = halo.to_ghosts(rows)
-    pattern = received[:, :width] - columns % 7.0
-    good = (pattern == pattern[:, :1]).all(dim=1) & (received[:, width] == elements.double())
-    good &= torch.cat([received[:n_local] == rows, good.new_ones(len(good) - n_local, width + 1)]).all(dim=1)
-    back = torch.stack([torch.ones_like(pattern[:, 0]), pattern[:, 0] / 8.0], dim=1)
-    back[:n_local] = 0.0
-    returned = halo.to_owners(back)
-    good_back = returned[:, 1] == returned[:, 0] * name
-    wrong, wrong_back = int((~good).sum()), int((~good_back).sum())
-    if wrong or wrong_back:
-        raise SimulationError(
-            f"{wrong} of {len(good) - n_local} ghost atoms receive features of another atom, {wrong_back} of {n_local} atoms "
-            "get back what is not theirs: results would be wrong in this version of LAMMPS"
-        )
-    if comm is None:
-        return
-    lost = np.array([len(good) - n_local - int(returned[:, 0].sum())], dtype=np.int64)
-    comm.Allreduce(lost.copy(), lost)
-    if lost[0]:
-        raise SharedError(
-            f"what {lost[0]} ghost atoms send back does not arrive: results would be wrong in this version of LAMMPS"
         )

@@ -28,8 +28,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hydrapot.lammps_plugin.guards import abort, check_exchange, check_version, demand_finite
+from hydrapot.lammps_plugin.guards import abort, demand_finite
 from hydrapot.lammps_plugin.halo import TagHalo
+from hydrapot.lammps_plugin.mliap_guards import check_exchange, check_pairs, check_version, is_due
 from hydrapot.lammps_plugin.settings import Model, Settings
 from hydrapot.potential.decomposed import DomainPrediction, Halo, evaluate_domain
 from hydrapot.potential.errors import ConfigurationError
@@ -127,7 +128,7 @@ class HydrapotMLIAP:
         self.nparams = 1
         self.interface: Any = None
         self._tag_halo: TagHalo | None = None
-        self._tested = False
+        self._evaluations = 0
 
     def compute_descriptors(self, data: Any) -> None:
         """Nothing: called first, with the same data."""
@@ -154,8 +155,11 @@ class HydrapotMLIAP:
         numbers = self._numbers(arrays)
         recomputed = int(data.natomneigh) > int(data.nlistatoms)
         halo = NoGhosts() if recomputed else self._halo(data, arrays)
-        if not self._tested:
+        self._evaluations += 1
+        if self._evaluations == 1:
             self._begin(halo, arrays, recomputed=recomputed)
+        if is_due(self._evaluations) and not recomputed:
+            self._check_ghosts(halo, arrays)
         settings = self.model.settings
         prediction = evaluate_domain(
             self.model.potential,
@@ -209,7 +213,7 @@ class HydrapotMLIAP:
         return self._tag_halo
 
     def _begin(self, halo: Halo, arrays: "_Arrays", *, recomputed: bool) -> None:
-        """What is done once: threads, version, test of the ghosts."""
+        """What is done once: threads, version, notices."""
         comm = _world()
         if comm is not None and comm.size > 1 and arrays.device.type == "cpu":
             torch.set_num_threads(1)
@@ -227,9 +231,19 @@ class HydrapotMLIAP:
                 )
         else:
             check_version(kokkos=isinstance(halo, EngineHalo))
-            width = 4 * self.model.potential.config.encoder.channels
-            check_exchange(halo, arrays.elements, arrays.n_local, width=width, comm=comm)
-        self._tested = True
+
+    def _check_ghosts(self, halo: Halo, arrays: "_Arrays") -> None:
+        width = 4 * self.model.potential.config.encoder.channels
+        check_exchange(halo, arrays.elements, arrays.n_local, width=width, comm=_world())
+        check_pairs(
+            halo,
+            elements=arrays.elements,
+            pair_i=arrays.pair_i,
+            pair_j=arrays.pair_j,
+            r_ij=arrays.r_ij,
+            n_local=arrays.n_local,
+            cutoff=self.model.cutoff,
+        )
 
     def _hand_over(self, data: Any, arrays: "_Arrays", prediction: DomainPrediction) -> None:
         own = arrays.elements[: arrays.n_local]

@@ -4,8 +4,10 @@ A way into LAMMPS differs in the lines that name the potential (:class:`Lines`) 
 in what is asked of it: see test_lammps_external.py.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +15,15 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.data import atomic_masses
+from ase.neighborlist import neighbor_list
 
 from hydrapot.potential.checkpoint import save
 from hydrapot.potential.evaluate import evaluate
 from hydrapot.potential.graph import build_graph
 from hydrapot.potential.model import Potential
 from tests.contract_helpers import random_potential
+
+logger = logging.getLogger(__name__)
 
 #: LAMMPS' pressure unit: bar per eV/Å³ in `units metal`.
 NKTV2P = 1.6021765e6
@@ -61,6 +66,7 @@ class System:
     balance: str = ""  # after
     runs: tuple[str, ...] = ("zero", "nve", "npt", "minimize")
     ids: tuple[int, ...] = field(default=())  # of the atoms; 1, 2, … unless given
+    overlay: bool = False  # with a second pair style, a Lennard-Jones potential, that adds to the first
 
 
 def rattled(atoms: Atoms, amount: float = 0.08, seed: int = 3) -> Atoms:
@@ -93,6 +99,7 @@ def systems() -> dict[str, System]:
         "four atoms": System(rattled(bulk("Cu", a=3.6, cubic=True)), ("Cu",)),
         "empty rank": System(corner, ("Cu",), setup="processors * 1 1", **alone),
         "permuted types": System(oxide, ("U", "Cl", "H", "Na"), ids=order),
+        "hybrid overlay": System(salt, ("Na", "Cl"), overlay=True),
         "tiled balance": System(
             replace_element(corner.copy(), "O"),
             ("Cu", "O"),
@@ -147,13 +154,38 @@ timestep 0.0005
 """
 
 
+#: eV, Å, Å: of all pairs, cut off without a shift.
+LENNARD_JONES = (0.003, 2.6, 5.0)
+
+
+def overlaid(lines: str) -> str:
+    """The lines of a potential, with Lennard-Jones on top."""
+    epsilon, sigma, cutoff = LENNARD_JONES
+    style = next(line for line in lines.splitlines() if line.startswith("pair_style")).split()[1]
+    lines = lines.replace(f"pair_style {style}", f"pair_style hybrid/overlay lj/cut {cutoff} {style}")
+    return lines.replace("pair_coeff * * ", f"pair_coeff * * lj/cut {epsilon} {sigma}\npair_coeff * * {style} ")
+
+
+def lennard_jones(atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Energies of atoms (eV), forces (eV/Å) and virial (eV) of the second pair style."""
+    epsilon, sigma, cutoff = LENNARD_JONES
+    i, r, vectors = neighbor_list("idD", atoms, cutoff)
+    energies, forces = np.zeros(len(atoms)), np.zeros((len(atoms), 3))
+    sixth = (sigma / r) ** 6
+    np.add.at(energies, i, 2.0 * epsilon * (sixth**2 - sixth))
+    on_i = -(24.0 * epsilon * (2.0 * sixth**2 - sixth) / r**2)[:, None] * vectors
+    np.add.at(forces, i, on_i)
+    return energies, forces, -0.5 * vectors.T @ on_i
+
+
 def write_decks(
     system: System, folder: Path, lines: Lines, *, steps: int, runs: tuple[str, ...] | None = None
 ) -> list[Path]:
     """Decks of all runs of a system: everything from the data file, and the continuation from a restart file."""
     write_system(system, folder)
     header = f"units metal\natom_style atomic\natom_modify map array\nboundary {system.boundary}\n{system.setup}\n"
-    potential = f"{lines(system.elements)}\nneighbor 1.0 bin\n"
+    style = lines(system.elements)
+    potential = f"{overlaid(style) if system.overlay else style}\nneighbor 1.0 bin\n"
     cell = "tri" if np.abs(np.tril(system.atoms.cell.array, -1)).max() > 0 else "iso"
     parts = [f"log setup.log\n{header}read_data atoms.data\n{potential}{system.balance}\n{_output()}"]
     for name in runs or system.runs:
@@ -255,15 +287,24 @@ def compare(potential: Potential, system: System, dump: Path, log: Path, *, head
     for frame in read_dump(dump, system):
         prediction = evaluate(potential, build_graph(frame.atoms, cutoff=potential.cutoff), head=head)
         n_atoms = len(frame.atoms)
-        virial = prediction.virial[0].numpy()
+        energies = prediction.energies.numpy() - potential.references[head].values[frame.atoms.numbers]
+        forces, virial = prediction.forces.numpy(), prediction.virial[0].numpy()
+        total = float(prediction.interaction_energy[0])
+        if system.overlay:
+            more = lennard_jones(frame.atoms)
+            energies, forces, virial, total = (
+                energies + more[0],
+                forces + more[1],
+                virial + more[2],
+                total + more[0].sum(),
+            )
         expected = np.array([virial[a, b] for a, b in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))])
         scale = np.abs(expected).max()
-        references = potential.references[head].values[frame.atoms.numbers]
-        atomic = np.abs(frame.energies - (prediction.energies.numpy() - references)).max()
+        atomic = np.abs(frame.energies - energies).max()
         per_atom = -frame.stresses.sum(axis=0) / NKTV2P
         errors = Errors(
-            energy=abs(frame.energies.sum() - float(prediction.interaction_energy[0])) / n_atoms,
-            force=float(np.abs(frame.forces - prediction.forces.numpy()).max()),
+            energy=abs(frame.energies.sum() - total) / n_atoms,
+            force=float(np.abs(frame.forces - forces).max()),
             virial=float(np.abs(per_atom - expected).max() / scale),
             # Energies of atoms include references of 1e4 eV in `evaluate`: only so many digits are left.
             atomic=max(atomic - 1e-10, 0.0),
@@ -271,11 +312,11 @@ def compare(potential: Potential, system: System, dump: Path, log: Path, *, head
         )
         if frame.step in thermo:
             row = thermo[frame.step]
-            total = row[2:8] * row[1] / NKTV2P
+            pressures = row[2:8] * row[1] / NKTV2P
             errors = errors.worst(
                 Errors(
-                    energy=abs(row[0] - float(prediction.interaction_energy[0])) / n_atoms,
-                    virial=float(np.abs(total - expected).max() / scale),
+                    energy=abs(row[0] - total) / n_atoms,
+                    virial=float(np.abs(pressures - expected).max() / scale),
                 )
             )
         found = found.worst(errors)
@@ -292,3 +333,17 @@ def compare_runs(
     np.testing.assert_allclose(first[0].atoms.positions, last[-1].atoms.positions, rtol=0, atol=1e-12)
     np.testing.assert_allclose(first[0].forces, last[-1].forces, rtol=0, atol=FORCE)
     return found
+
+
+def log_worst(way: str, processes: int, results: Iterable[dict[str, Errors]]) -> None:
+    """Largest errors of each run over all systems: `pytest --log-cli-level=INFO` shows them."""
+    by_run: dict[str, list[Errors]] = {}
+    for runs in results:
+        for run, errors in runs.items():
+            by_run.setdefault({"first": "restart", "again": "restart"}.get(run, run), []).append(errors)
+    for run, found in by_run.items():
+        worst = reduce(Errors.worst, found)
+        logger.info(
+            "%s, %d processes, %-8s: %4d frames, energy %.1e eV/atom, forces %.1e eV/Å, virial %.1e",
+            *(way, processes, run, worst.frames, worst.energy, worst.force, worst.virial),
+        )

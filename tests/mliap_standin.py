@@ -2,7 +2,8 @@
 
 Arrays are views of LAMMPS' memory: those without elements cannot be made, which is an error of Cython. Energies of atoms
 can only be set as a whole (plain) or filled in place (Kokkos). Forces are taken through the address of the first element
-of a C-contiguous float64 array, and added as f_i += f_ij, f_j -= f_ij, with the virial -r_ij f_ij.
+of a C-contiguous float64 array, and added as f_i += f_ij, f_j -= f_ij, with the virial -r_ij f_ij. Energies of pairs are
+halved. Where a LAMMPS with PYTHON is installed, test_mliap_real.py asks both the same questions (mliap_probe.py).
 """
 
 import numpy as np
@@ -36,7 +37,7 @@ class PlainData:
         return array
 
     elems = property(lambda self: self._view(self._elems))
-    iatoms = property(lambda self: self._view(np.arange(self.nlistatoms, dtype=np.int32)))
+    iatoms = property(lambda self: self._view(np.arange(self.natomneigh, dtype=np.int32)))
     pair_i = property(lambda self: self._view(self._pair_i))
     pair_j = property(lambda self: self._view(self._pair_j))
     rij = property(lambda self: self._view(self._rij))
@@ -45,21 +46,39 @@ class PlainData:
         self._energy = float(value)
 
     def _set_eatoms(self, values) -> None:
-        self._view(self._eatoms)[:] = memoryview(values)
+        self._view(self._eatoms)[:] = self._doubles(values, 1)
 
     energy = property(fset=_set_energy)
     eatoms = property(fset=_set_eatoms)
 
-    def update_pair_forces(self, fij: np.ndarray) -> None:
-        view = memoryview(fij)
-        if view.format != "d" or not view.c_contiguous:
-            raise ValueError("Buffer dtype mismatch, or not C-contiguous")
-        if not view:
+    def _doubles(self, values, dimensions: int, *, contiguous: bool = False) -> np.ndarray:
+        """Values as a typed memory view of Cython takes them."""
+        view = memoryview(values)
+        if view.format != "d":
+            raise ValueError("Buffer dtype mismatch, expected 'double'")
+        if view.ndim != dimensions:
+            raise ValueError("Buffer has wrong number of dimensions")
+        if contiguous and not view.c_contiguous:
+            raise ValueError("ndarray is not C-contiguous")
+        return np.asarray(values)
+
+    def _first(self, array: np.ndarray) -> np.ndarray:
+        """The array through the address of its first element."""
+        if not len(array):
             raise IndexError("Out of bounds on buffer access (axis 0)")
-        assert view.shape == (self.npairs, 3)
-        np.add.at(self._f, self._pair_i, fij)
-        np.subtract.at(self._f, self._pair_j, fij)
-        self._virial -= self._rij.T @ fij
+        assert len(array) == self.npairs
+        return array
+
+    def update_pair_energy(self, eij) -> None:
+        halves = 0.5 * self._first(self._doubles(eij, 1))
+        self._eatoms[:] = np.bincount(self._pair_i, weights=halves, minlength=self.nlocal)
+        self._energy = float(halves.sum())
+
+    def update_pair_forces(self, fij) -> None:
+        forces = self._first(self._doubles(fij, 2, contiguous=True))
+        np.add.at(self._f, self._pair_i, forces)
+        np.subtract.at(self._f, self._pair_j, forces)
+        self._virial -= self._rij.T @ forces
 
 
 class KokkosData(PlainData):
@@ -72,8 +91,19 @@ class KokkosData(PlainData):
 
     eatoms = property(lambda self: self._view(self._eatoms))
 
+    def _doubles(self, values, dimensions: int, *, contiguous: bool = False) -> np.ndarray:
+        try:
+            return super()._doubles(values, dimensions, contiguous=contiguous)
+        except (TypeError, ValueError):  # takes it for a tensor, of any type and order
+            values = values.detach().numpy().astype(np.double)
+            return super()._doubles(values, dimensions, contiguous=contiguous)
+
     def _check(self, source: torch.Tensor, target: torch.Tensor, width: int) -> None:
-        assert source.dtype == target.dtype in (torch.float32, torch.float64)
+        if source.dtype != target.dtype:
+            raise TypeError("types mismatch")
+        if source.dtype not in {torch.float32, torch.float64}:
+            raise AttributeError("no attribute 'ptr'")  # takes it for an array of cupy
+        # What the engine does not notice.
         assert source.shape == target.shape == (self.ntotal, width)
         assert source.is_contiguous()
         assert target.is_contiguous()
@@ -82,16 +112,49 @@ class KokkosData(PlainData):
     def forward_exchange(self, source: torch.Tensor, target: torch.Tensor, width: int) -> None:
         self._check(source, target, width)
         target.copy_(self._halo.to_ghosts(source[: self.nlocal]))
+        ghosts = target[self.nlocal :]
         if self.broken == "nothing arrives":
-            target[self.nlocal :] = source[self.nlocal :]
+            ghosts.copy_(source[self.nlocal :])
         elif self.broken == "rows are shifted":
-            target[self.nlocal :] = target[self.nlocal :].roll(1, dims=0)
+            ghosts.copy_(ghosts.roll(1, dims=0))
         elif self.broken == "columns are mixed up":
-            target[self.nlocal :] = target[self.nlocal :].roll(1, dims=1)
+            ghosts.copy_(ghosts.roll(1, dims=1))
+        elif self.broken == "the first column everywhere":
+            ghosts.copy_(ghosts[:, :1].expand_as(ghosts).clone())
+        elif self.broken == "rows counted by numbers":
+            ghosts.copy_(self._flat(ghosts))
+        elif self.broken == "another atom of the same element, both ways":
+            target[self.nlocal :] = target[: self.nlocal][self._others()]
 
     def reverse_exchange(self, source: torch.Tensor, target: torch.Tensor, width: int) -> None:
         self._check(source, target, width)
+        ghosts = source[self.nlocal :]
+        sent = source.clone()
+        if self.broken == "the first column everywhere":
+            sent[self.nlocal :] = 0.0
+            sent[self.nlocal :, 0] = ghosts.sum(dim=1)
+        elif self.broken == "rows counted by numbers":
+            sent[self.nlocal :] = self._flat(ghosts)
         target.zero_()
-        target[: self.nlocal] = self._halo.to_owners(source)
+        target[: self.nlocal] = self._halo.to_owners(sent)
         if self.broken == "nothing comes back":
             target[: self.nlocal] = source[: self.nlocal]
+        elif self.broken == "another atom of the same element, both ways":
+            target[: self.nlocal] = source[: self.nlocal].index_add(0, self._others(), ghosts)
+
+    @staticmethod
+    def _flat(rows: torch.Tensor) -> torch.Tensor:
+        """Number n of a buffer taken from row n instead of row n // width: a loop over both, unrolled wrongly."""
+        numbers = torch.arange(rows.numel())
+        row = numbers.clamp(max=len(rows) - 1)
+        return rows[row, numbers % rows.shape[1]].view_as(rows)
+
+    def _others(self) -> torch.Tensor:
+        """For each ghost the next own atom of its element, as if lists of what is sent were off by one (one process)."""
+        names = self._halo.to_ghosts(torch.arange(self.nlocal, dtype=torch.float64)[:, None])
+        owners = names[self.nlocal :, 0].long().numpy()
+        following = {}
+        for element in np.unique(self._elems):
+            (same,) = np.nonzero(self._elems[: self.nlocal] == element)
+            following |= dict(zip(same, np.roll(same, 1), strict=True))
+        return torch.tensor([following[owner] for owner in owners], dtype=torch.long)

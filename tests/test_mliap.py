@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from hydrapot.cli.main import app_main
-from hydrapot.lammps_plugin import guards, mliap
+from hydrapot.lammps_plugin import mliap, mliap_guards
 from hydrapot.lammps_plugin.export import export_mliap
 from hydrapot.lammps_plugin.mliap import EngineHalo, HydrapotMLIAP, NoGhosts, make_mliap
 from hydrapot.lammps_plugin.settings import Settings
@@ -20,6 +21,7 @@ from hydrapot.potential.graph import build_graph
 from tests.decomposition_helpers import Part, divide, run_parts
 from tests.engine_helpers import small_potential
 from tests.mliap_standin import KokkosData, PlainData
+from tests.mpi_helpers import mpi, needs_lammps, python
 from tests.test_decomposed import POTENTIAL, STRUCTURES
 
 ELEMENTS = ("Cu", "O", "H", "C", "Na", "Cl")
@@ -87,7 +89,18 @@ def test_reference_energies_are_added_where_asked_for(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "broken", ["nothing arrives", "rows are shifted", "columns are mixed up", "nothing comes back"]
+    "broken",
+    [
+        "nothing arrives",
+        "rows are shifted",
+        "columns are mixed up",
+        "nothing comes back",
+        # What loops over rows and columns can do when they are unrolled into one, as between October and December 2025
+        # (pull requests 4744 and 4808).
+        "the first column everywhere",
+        "rows counted by numbers",
+        "another atom of the same element, both ways",
+    ],
 )
 def test_an_exchange_that_does_not_work_is_noticed_before_the_first_force(broken, monkeypatch):
     # Of MPI, only that a single process has nothing to add.
@@ -98,14 +111,87 @@ def test_an_exchange_that_does_not_work_is_noticed_before_the_first_force(broken
 
 
 def test_versions_that_exchange_wrong_features_are_refused(monkeypatch):
-    monkeypatch.setattr(guards, "_engine_version", lambda: 20251210)
+    monkeypatch.setattr(mliap_guards, "engine_version", lambda: 20251210)
     with pytest.raises(ConfigurationError, match="20251210 communicates wrong features"):
         run("crystal", 1)
     for sound in (20250722, 20250910, 20260704, None):
-        monkeypatch.setattr(guards, "_engine_version", lambda version=sound: version)
-        guards.check_version(kokkos=True)
-    monkeypatch.setattr(guards, "_engine_version", lambda: 20251210)
-    guards.check_version(kokkos=False)  # which communicates by itself
+        monkeypatch.setattr(mliap_guards, "engine_version", lambda version=sound: version)
+        mliap_guards.check_version(kokkos=True)
+    monkeypatch.setattr(mliap_guards, "engine_version", lambda: 20251210)
+    mliap_guards.check_version(kokkos=False)  # which communicates by itself
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [("10 Dec 2025", 20251210), ("4 Jul 2026", 20260704), ("22 July 2025", 20250722), ("", None), ("Unknown", None)],
+)
+def test_version_is_read_as_lammps_writes_it(text, version):
+    assert mliap_guards.parse_version(text) == version
+
+
+@needs_lammps
+def test_the_library_in_this_process_is_asked_for_its_version():
+    script = (
+        "from mpi4py import MPI\nfrom lammps import lammps\nfrom hydrapot.lammps_plugin.mliap_guards import engine_version\n"
+        "lmp = lammps(cmdargs=['-screen', 'none', '-log', 'none'])\nprint(engine_version(), lmp.version())"
+    )
+    asked, true = mpi(1, python("-c", script)).stdout.split()
+    assert asked == true
+
+
+def test_an_exchange_that_breaks_later_is_noticed_at_the_next_test(monkeypatch):
+    monkeypatch.setattr(mliap, "_world", lambda: None)
+    atoms = STRUCTURES["crystal"]
+    (part,) = divide(atoms, [0] * 8, 1, cutoff=4.0, rng=np.random.default_rng(0))
+    model = make_mliap(settings(), POTENTIAL)
+
+    def evaluate_once(broken: str) -> None:
+        def work(part, halo) -> None:
+            data = KokkosData(part, elements_of(part, atoms), halo, cutoff=4.0)
+            data.broken = broken
+            model.compute_forces(data)
+
+        run_parts([part], 8, work)
+
+    for broken in ("", "", "rows are shifted"):  # the third evaluation is not tested
+        evaluate_once(broken)
+    with pytest.raises(SimulationError, match="would be wrong in this version"):
+        evaluate_once("rows are shifted")
+    assert [n for n in range(1, 70) if mliap_guards.is_due(n)] == [1, 2, 4, 8, 16, 32, 64]
+
+
+@pytest.mark.parametrize("name", ["crystal", "triclinic", "molecule"])
+def test_every_ghost_that_belongs_to_another_atom_is_noticed_by_geometry(name):
+    atoms = STRUCTURES[name]
+    (part,) = divide(atoms, [0] * len(atoms), 1, cutoff=4.0, rng=np.random.default_rng(0))
+    elements = torch.zeros(len(atoms) + len(part.ghosts), dtype=torch.long)  # as if all atoms were of one kind
+
+    def found(part) -> str:
+        def work(part, halo) -> str:
+            try:
+                mliap_guards.check_pairs(
+                    halo,
+                    elements=elements,
+                    pair_i=part.pair_i,
+                    pair_j=part.pair_j,
+                    r_ij=part.r_ij,
+                    n_local=len(atoms),
+                    cutoff=4.0,
+                )
+            except SimulationError as error:
+                return str(error)
+            return ""
+
+        return run_parts([part], len(atoms), work)[0][0]
+
+    assert found(part) == ""
+    for ghost in range(len(part.ghosts)):
+        strayed = replace(part, ghosts=part.ghosts.copy())
+        strayed.ghosts[ghost] = (strayed.ghosts[ghost] + 1) % len(atoms)
+        assert found(strayed).startswith("2 of "), ghost
+    half = part.pair_i < part.pair_j
+    lacking = replace(part, pair_i=part.pair_i[half], pair_j=part.pair_j[half], r_ij=part.r_ij[half])
+    assert "neighbor lists lack pairs" in found(lacking)
 
 
 def ghost_neighbor_data() -> PlainData:
