@@ -47,7 +47,7 @@ class Store:
         Threads that ADIOS2 reads a batch with. More than one hides the latency of a parallel file system; on a local disk
         starting them costs more than they gain.
     open_chunks
-        Files kept open at most; each costs one file handle, and 8 bytes of memory per structure in it.
+        Files kept open between reads at most; each costs one file handle, and 8 bytes of memory per structure in it.
 
     Attributes
     ----------
@@ -104,7 +104,10 @@ class Store:
         self._info(split)
         with self._locked():
             if split not in self._counts:
-                counts = np.concatenate([np.diff(self._reader(chunk).offsets) for chunk in self._chunks[split]])
+                counts = np.empty(self._firsts[split][-1], np.int64)
+                for chunk, first in zip(self._chunks[split], self._firsts[split][:-1], strict=True):
+                    counts[first : first + chunk.info.structures] = np.diff(self._reader(chunk).offsets)
+                    self._trim()
                 counts.flags.writeable = False
                 self._counts[split] = counts
             return self._counts[split]
@@ -137,34 +140,25 @@ class Store:
 
     def read_columns(self, chosen: NDArray[np.int64], *, split: str) -> tuple[Columns, NDArray[np.str_]]:
         """Like `read`, as they are stored, with the names of their groups; `chosen` has to be valid."""
-        firsts, chunks = self._firsts[split], self._chunks[split]
+        chunks, firsts = self._chunks[split], self._firsts[split]
         with self._locked():
-            if len(chunks) == 1 or not len(chosen):
-                which = None
-                parts = [(0, slice(None), chosen)] if len(chosen) else []
-            else:
-                which = np.searchsorted(firsts, chosen, side="right") - 1
-                parts = []
-                for k in np.unique(which).tolist():
-                    slots = np.flatnonzero(which == k)
-                    parts.append((k, slots, chosen[slots] - firsts[k]))
+            parts = [
+                (self._reader(chunks[k]), slots, chosen[slots] - firsts[k]) for k, slots in _by_chunk(chosen, firsts)
+            ]
             counts = np.empty(len(chosen), np.int64)
-            for k, slots, rows in parts:
-                offsets = self._reader(chunks[k]).offsets
-                counts[slots] = offsets[rows + 1] - offsets[rows]
+            for reader, slots, rows in parts:
+                counts[slots] = reader.offsets[rows + 1] - reader.offsets[rows]
             columns = Columns.empty(counts, precision=self.precision)
             starts = np.cumsum(counts) - counts
-            everywhere = np.arange(len(chosen))
-            groups = []
-            for k, slots, rows in parts:
-                reader = self._reader(chunks[k])
-                reader.read_into(columns, rows, everywhere[slots], starts[slots], deferred=self._deferred)
-                groups.append(reader.names.take(columns.table[slots, GROUP].astype(np.int64)))
-            if which is None:
-                return columns, groups[0] if groups else np.empty(0, np.str_)
-            group = np.empty(len(chosen), np.result_type(*groups))
-            for (_, slots, _), names in zip(parts, groups, strict=True):
-                group[slots] = names
+            for reader, slots, rows in parts:
+                reader.read_into(columns, rows, slots, starts[slots], deferred=self._deferred)
+            names = [reader.names.take(columns.table[slots, GROUP].astype(np.int64)) for reader, slots, _ in parts]
+            self._trim()
+            if len(parts) == 1:
+                return columns, names[0]
+            group = np.empty(len(chosen), np.result_type(np.str_, *names))
+            for (_, slots, _), part in zip(parts, names, strict=True):
+                group[slots] = part
             return columns, group
 
     def view(self, split: str) -> "StoreView":
@@ -183,6 +177,7 @@ class Store:
             for chunk in chunks:
                 with self._locked():
                     self._reader(chunk).verify()
+                    self._trim()
 
     def close(self) -> None:
         """Close the files; a closed store opens them again when it is read."""
@@ -213,12 +208,15 @@ class Store:
     def _reader(self, chunk: Chunk) -> ChunkReader:
         reader = self._readers.get(chunk.file)
         if reader is None:
-            while len(self._readers) >= self._open_chunks:
-                self._readers.popitem(last=False)[1].close()
             reader = ChunkReader(self._adios, self.path, chunk, precision=self.precision, threads=self._threads)
             self._readers[chunk.file] = reader
         self._readers.move_to_end(chunk.file)
         return reader
+
+    def _trim(self) -> None:
+        """Close what was not used for longest; after a read, which needs all of its chunks together."""
+        while len(self._readers) > self._open_chunks:
+            self._readers.popitem(last=False)[1].close()
 
 
 class StoreView:
@@ -244,6 +242,14 @@ class StoreView:
     def read(self, indices: NDArray[np.int64]) -> Frames:
         """Return the structures ``indices`` (k,), in that order; see `Store.read`."""
         return self.store.read(indices, split=self.split)
+
+
+def _by_chunk(chosen: NDArray[np.int64], firsts: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
+    """Chunks that hold some of `chosen`, and which of them."""
+    if len(firsts) == 2 and len(chosen):
+        return [(0, np.arange(len(chosen)))]
+    chunk = np.searchsorted(firsts, chosen, side="right") - 1
+    return [(int(k), np.flatnonzero(chunk == k)) for k in np.unique(chunk)]
 
 
 def _open(path: Path, options: dict[str, Any]) -> Store:

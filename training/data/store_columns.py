@@ -60,7 +60,7 @@ class Names:
     def take(self, indices: NDArray[np.int64]) -> NDArray[np.str_]:
         """Names of `indices`, as an array of strings."""
         if len(self) == 1:
-            return np.full(len(indices), self[0], dtype=np.str_)
+            return np.full(len(indices), self[0])  # with a dtype numpy would cut it to one letter
         known: dict[int, str] = {}
         return np.array([known[i] if i in known else known.setdefault(i, self[i]) for i in indices.tolist()], np.str_)
 

@@ -144,7 +144,12 @@ class StoreWriter:
         return journal, journal.complete
 
     def _sweep(self, journal: ShardJournal) -> None:
-        """Remove chunks that the journal does not name."""
+        """Remove chunks that the journal does not name, and what killed writers were about to rename."""
+        for leftover in self.path.glob(f".{self._journal_file.name}.*.tmp"):
+            leftover.unlink()
+        if journal.shards == 1:  # otherwise another shard may be writing the index just now
+            for leftover in self.path.glob(f".{INDEX}.*.tmp"):
+                leftover.unlink()
         known = {chunk.file for chunk in journal.chunks}
         for leftover in self._folder.glob("*"):
             if str(leftover.relative_to(self.path)) not in known:
