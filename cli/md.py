@@ -54,7 +54,11 @@ def md(
     keep_velocities: Annotated[bool, typer.Option("--keep-velocities", help="Start with those in FILE.")] = False,
     interval: Annotated[int, typer.Option(help="Steps between frames and rows of the table.")] = 10,
     engine: Annotated[
-        str, typer.Option(help="ase, or lammps, which `mpiexec -n 4 hydrapot md …` divides between processes.")
+        str,
+        typer.Option(
+            help="ase; lammps, which `mpiexec -n 4 hydrapot md …` divides between processes; or auto: lammps where its "
+            "pair style is built (`hydrapot lammps build`) and can do the run, otherwise ase."
+        ),
     ] = "ase",
     frames: Annotated[Frames, typer.Option(help="Format of the frames; traj keeps all digits.")] = Frames.traj,
     charge: options.Charge = None,

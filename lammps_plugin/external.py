@@ -81,6 +81,8 @@ class ExternalForces:
         all processes.
     """
 
+    name = "fix external"
+
     def __init__(
         self, lmp: Any, comm: Any, model: Model, *, on_error: Callable[[Any, BaseException], None] = abort
     ) -> None:

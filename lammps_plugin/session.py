@@ -100,6 +100,13 @@ class _Engine:
             self.forces.virial.copy(),
         )
 
+    def describe(self) -> dict[str, Any]:
+        """What gives the forces, on how many processes and threads of each, in which LAMMPS."""
+        assert self.forces is not None  # noqa: S101
+        threads = self.forces.threads if isinstance(self.forces, CompiledForces) else torch.get_num_threads()
+        version = int(self.lmp.version())
+        return {"forces": self.forces.name, "processes": self.comm.size, "threads": threads, "lammps": version}
+
     def thermo(self, name: str) -> float:
         """A quantity of the thermodynamic output."""
         return float(self.lmp.get_thermo(name))
@@ -151,6 +158,10 @@ class Session:
         """All atoms now."""
         found: State = self._all("state")
         return found
+
+    def describe(self) -> dict[str, Any]:
+        """``forces`` (``"pair style"`` or ``"fix external"``), ``processes``, ``threads`` of each, version of ``lammps``."""
+        return self._engine.describe()
 
     def thermo(self, name: str) -> float:
         """A quantity of LAMMPS' thermodynamic output, such as ``econserve``."""

@@ -4,6 +4,7 @@ An engine joins by :func:`register` with a function that makes its :class:`Provi
 needs, so that a name in this table costs nothing until somebody asks for it.
 """
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, Self
@@ -92,9 +93,22 @@ def open_engine(name: str, *, model: str, threads: int | None = None) -> Abstrac
 
 
 class AseProvider:
-    """The integrators of ASE, on one process."""
+    """The integrators of ASE, on one process.
+
+    Raises
+    ------
+    ConfigurationError
+        Started by ``mpiexec`` on several processes, which would all write the same files.
+    """
 
     first = True
+
+    def __init__(self) -> None:
+        processes = _launched_processes()
+        if processes > 1:
+            raise ConfigurationError(
+                f"the engine ase runs on one process, not on {processes}: use --engine lammps, or start without mpiexec"
+            )
 
     def engine(self, atoms: Atoms, settings: MDSettings) -> Engine | None:  # noqa: ARG002 - those of the protocol
         """See :class:`Provider`."""
@@ -107,6 +121,12 @@ class AseProvider:
         return None
 
 
+def _launched_processes() -> int:
+    """How many processes the launcher started, as MPICH's and Open MPI's say to each of them."""
+    counts = [os.environ.get(name, "") for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")]
+    return max([int(count) for count in counts if count.isdigit()], default=1)
+
+
 @register("ase")
 def _ase(_model: str, _threads: int | None) -> AbstractContextManager[Provider]:
     return AseProvider()
@@ -117,3 +137,10 @@ def _lammps(model: str, threads: int | None) -> AbstractContextManager[Provider]
     from hydrapot.workflows.mdlammps import LammpsProcesses
 
     return LammpsProcesses(model, threads=threads)
+
+
+@register("auto")
+def _auto(model: str, threads: int | None) -> AbstractContextManager[Provider]:
+    from hydrapot.workflows.mdauto import AutoProvider
+
+    return AutoProvider(model, threads=threads)

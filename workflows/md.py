@@ -402,6 +402,11 @@ def _check_same(restart: Restart, atoms: Atoms, now: dict[str, Any]) -> None:
     """Raise unless the run that is resumed is the one that was begun."""
     if not np.array_equal(restart.numbers, atoms.numbers):
         raise ConfigurationError("the run to resume is of another structure: give the one that it was begun with")
+    begun, engine = (record["model"].get("engine", "ase") for record in (restart.record, now))
+    if begun != engine:
+        raise ConfigurationError(
+            f"the run to resume was begun with the engine {begun}, now it is {engine}: ask for --engine {begun}"
+        )
     for part in ("settings", "model", "system"):
         then, current = restart.record[part], json.loads(json.dumps(now[part]))
         for name in sorted({*then, *current} - FREE_SETTINGS):

@@ -33,6 +33,7 @@ from hydrapot.workflows.dynamics import Engine, EngineIntegrator, EngineResults
 from hydrapot.workflows.md import MDResult, md
 from hydrapot.workflows.mdsettings import MDSettings
 
+_ENSEMBLES = frozenset({"nve", "langevin", "nose-hoover", "npt"})
 _BAR = 1e4  # per GPa
 _PS = 1e-3  # per fs
 #: Å/ps in ASE's unit of velocity.
@@ -106,15 +107,25 @@ class LammpsProcesses:
         self.first = self.comm.rank == 0
         self.session: Session | None = None
 
-    def engine(self, atoms: Atoms, settings: MDSettings) -> Engine:  # noqa: ARG002 - those of the protocol
+    def engine(self, atoms: Atoms, settings: MDSettings) -> Engine:
         """See :class:`~hydrapot.workflows.engines.Provider`."""
-        if not isinstance(atoms.calc, HydrapotCalculator):
-            raise ConfigurationError("LAMMPS runs hydrapot potentials only: another calculator needs the engine ase")
-        if atoms.constraints:
-            raise ConfigurationError("constraints of a structure are not handed to LAMMPS: use the engine ase")
-        if str(atoms.calc.device) != "cpu":
-            raise ConfigurationError(f"LAMMPS evaluates on the CPU, not on {atoms.calc.device}: use the engine ase")
+        obstacle = self.obstacle(atoms, settings)
+        if obstacle is not None:
+            raise ConfigurationError(f"{obstacle}: use the engine ase")
         return Engine("lammps", self._integrator)
+
+    def obstacle(self, atoms: Atoms, settings: MDSettings) -> str | None:
+        """Why LAMMPS cannot do a run; None if it can."""
+        calculator = atoms.calc
+        if not isinstance(calculator, HydrapotCalculator):
+            return "LAMMPS runs hydrapot potentials only, not another calculator"
+        if atoms.constraints:
+            return "constraints of a structure are not handed to LAMMPS"
+        if str(calculator.device) != "cpu":
+            return f"LAMMPS evaluates on the CPU, not on {calculator.device}"
+        if settings.ensemble not in _ENSEMBLES:
+            return f"ensemble {settings.ensemble!r} is not known to the engine lammps"
+        return None
 
     def __enter__(self) -> Self:
         if not self.first:
@@ -221,8 +232,6 @@ class LammpsIntegrator(EngineIntegrator):
             "nose-hoover": [f"fix move all nvt {bath}"],
             "npt": [f"fix move all npt {bath} {box} {bar} flip no"],
         }
-        if ensemble not in fixes:
-            raise ConfigurationError(f"ensemble {ensemble!r} is not known to the engine lammps")
         extra = f"extra/dof {3 * len(atoms) - degrees_of_freedom}"
         self._dynamics = [f"timestep {timestep * _PS:.17g}", *fixes[ensemble], f"compute_modify thermo_temp {extra}"]
         if ensemble in {"nose-hoover", "npt"}:
@@ -237,6 +246,10 @@ class LammpsIntegrator(EngineIntegrator):
     def conserved_energy(self) -> float | None:
         """LAMMPS' conserved quantity in eV, for thermostats and barostats that have one."""
         return self.session.thermo("econserve") if self.ensemble in {"nose-hoover", "npt"} else None
+
+    def describe(self) -> dict[str, Any]:
+        """See :meth:`~hydrapot.lammps_plugin.session.Session.describe`."""
+        return self.session.describe()
 
     def get_state(self) -> dict[str, NDArray[Any]]:
         """A restart file of LAMMPS."""
