@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import openmm
 import openmm.app
+from openmm.unit import nanometer
 
 from hydrapot.calculators.ase import DEFAULT_SKIN, HydrapotCalculator
 from hydrapot.calculators.openmm_callback import Callback, Record, absolute
@@ -233,11 +234,16 @@ def _check_box(system: openmm.System, vectors: Any) -> None:
     """Raise where a box was forgotten: OpenMM would simulate in its default one, 2 nm wide, without a word."""
     if system.getNumParticles() == 0:  # openmm-ml collects forces in an empty System
         return
-    box = tuple(tuple(v) for v in system.getDefaultPeriodicBoxVectors().value_in_unit(openmm.unit.nanometer))
-    if vectors is not None and box == _UNSET_BOX:
-        wanted = tuple(tuple(v) for v in vectors.value_in_unit(openmm.unit.nanometer))
-        if wanted != box:
-            raise ConfigurationError(
-                "the topology has a periodic box, the system has none set: call "
-                "system.setDefaultPeriodicBoxVectors(*topology.getPeriodicBoxVectors()) first"
-            )
+    box = _plain(system.getDefaultPeriodicBoxVectors())
+    if vectors is not None and box == _UNSET_BOX and _plain(vectors) != box:
+        raise ConfigurationError(
+            "the topology has a periodic box, the system has none set: call "
+            "system.setDefaultPeriodicBoxVectors(*topology.getPeriodicBoxVectors()) first"
+        )
+
+
+def _plain(vectors: Any) -> tuple[tuple[float, ...], ...]:
+    """Three vectors, with OpenMM's units around all or each of them, in nm."""
+    return tuple(
+        tuple(float(x.value_in_unit(nanometer) if hasattr(x, "unit") else x) for x in vector) for vector in vectors
+    )

@@ -59,6 +59,8 @@ class Evaluator:
         if record.spin is not None:
             self.atoms.info["spin"] = record.spin
         self._check_supported()
+        # Now rather than inside OpenMM, where nobody can act on it.
+        self.calculator._warn(self.atoms)  # noqa: SLF001 - of this room
 
     @property
     def reference_energy(self) -> float:
