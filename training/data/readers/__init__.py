@@ -38,6 +38,7 @@ __all__ = [
     "frames_of_rows",
     "open_records",
     "read_chunks",
+    "reader_of",
 ]
 
 
@@ -126,9 +127,13 @@ def open_records(
         raise ConfigurationError(f"energy {options.energy!r}: {layout} has {', '.join(found.energies)}")
     if options.group is not None and not found.free_keys:
         raise ConfigurationError(f"group {options.group!r}: the groups of {layout} are those of its layout")
-    module, _, function = found.function.partition(":")
-    reader = cast("Reader", getattr(import_module(f"{_PACKAGE}.{module}"), function))
-    return reader(path, start=start, options=options)
+    return reader_of(layout)(path, start=start, options=options)
+
+
+def reader_of(layout: str) -> Reader:
+    """Return the reader of a layout."""
+    module, _, function = FORMATS[layout].function.partition(":")
+    return cast("Reader", getattr(import_module(f"{_PACKAGE}.{module}"), function))
 
 
 def read_chunks(

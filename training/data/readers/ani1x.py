@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hydrapot.potential.constants import HARTREE
 from hydrapot.training.data.frames import DatasetError
 from hydrapot.training.data.readers.hdf5 import conformations, hdf5, scalar
 from hydrapot.training.data.readers.records import ReaderOptions, Record, Reject
-from hydrapot.training.data.readers.units import HARTREE
 
 ENERGIES = ("wb97x_dz.energy", "wb97x_tz.energy", "ccsd(t)_cbs.energy")
 

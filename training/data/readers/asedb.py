@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 from ase.db import connect
 
+from hydrapot.potential.constants import HARTREE
 from hydrapot.training.data.frames import DatasetError
 from hydrapot.training.data.readers.aselmdb import group_of
 from hydrapot.training.data.readers.hdf5 import scalar
 from hydrapot.training.data.readers.records import MalformedError, ReaderOptions, Record, Reject, full_stress
-from hydrapot.training.data.readers.units import ENERGY_UNITS, HARTREE, LENGTH_UNITS, force_unit
+from hydrapot.training.data.readers.units import ENERGY_UNITS, LENGTH_UNITS, force_unit
 
 PAGE = 500
 """Rows that are asked for at a time."""
@@ -141,4 +142,7 @@ def _data_records(
 
 
 def _free(row: Any) -> dict[str, Any]:
-    return {**row.key_value_pairs, **dict(row.data)}
+    # Not the values of `key_value_pairs`: ASE has a property `charge` (the sum of initial charges) that hides a pair of
+    # that name.
+    stored = vars(row)
+    return {**{key: stored[key] for key in row.key_value_pairs}, **dict(row.data)}

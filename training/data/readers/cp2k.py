@@ -17,10 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hydrapot.potential.constants import BOHR, HARTREE
 from hydrapot.training.data.frames import DatasetError
 from hydrapot.training.data.readers.extxyz import blocks
 from hydrapot.training.data.readers.records import MalformedError, ReaderOptions, Record, Reject, number_of
-from hydrapot.training.data.readers.units import BAR, BOHR, HARTREE
+from hydrapot.training.data.readers.units import BAR
 
 COMMENT = re.compile(r"^\s*i\s*=\s*(\d+),.*?\bE\s*=\s*([-+0-9.EeDd]+|\*+|NaN)", re.IGNORECASE)
 KIND = re.compile(r"^([A-Z][a-z]?)([\d_].*)?$")

@@ -25,6 +25,8 @@ def structure_of(document: Any) -> dict[str, Any]:
         sites = document["sites"]
         numbers = [_element(site) for site in sites]
         positions = [_position(site, matrix) for site in sites]
+    except MalformedError:
+        raise
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise MalformedError("malformed structure", f"{type(error).__name__}: {error}") from None
     return {"numbers": numbers, "positions": positions, "cell": matrix, "pbc": lattice.get("pbc", True)}

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from hydrapot.potential.constants import BOHR, HARTREE
 from hydrapot.training.data.frames import DatasetError
 from hydrapot.training.data.readers.opening import open_binary, reading
 from hydrapot.training.data.readers.records import MalformedError, ReaderOptions, Record, Reject
-from hydrapot.training.data.readers.units import BOHR, HARTREE
 
 ENERGIES = ("pbe0_formation_energy", "pbe0_energy")
 

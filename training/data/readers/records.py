@@ -97,7 +97,8 @@ def full_stress(stress: ArrayLike) -> NDArray[np.float64]:
     except (TypeError, ValueError):
         raise MalformedError("malformed stress", "not numbers") from None
     if values.shape == (6,):
-        return values[np.array(FULL_STRESS_VOIGT)]
+        full: NDArray[np.float64] = values[np.array(FULL_STRESS_VOIGT)]
+        return full
     if values.shape in {(9,), (3, 3)}:
         return values.reshape(3, 3)
     raise MalformedError("malformed stress", f"shape {values.shape}, expected 6, 9 or 3×3 numbers")
