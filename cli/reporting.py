@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 #: Input that has no answer; a command line that makes no sense (typer's, too); a run that had to stop, or did not
-#: converge. (130 and 143 are a run ended by Ctrl-C and by SIGTERM.)
+#: converge. (130, 138 and 143 are a run ended by Ctrl-C, by SIGUSR1 and by SIGTERM.)
 ERROR, MISUSE, STOPPED = 1, 2, 3
-INTERRUPTED = {"SIGINT": 130, "SIGTERM": 143}
+INTERRUPTED = {"SIGINT": 130, "SIGUSR1": 138, "SIGTERM": 143}
 
 
 class _Lines(logging.Handler):

@@ -41,23 +41,32 @@ def train(
         typer.Option("--help-config", callback=_show_fields, is_eager=True, help="List all fields of a configuration."),
     ] = False,
 ) -> None:
-    """Train a potential with one head per dataset."""
+    """Train a potential with one head per dataset.
+
+    By itself on one process, or by torchrun, mpiexec or srun on many; `layout` in the configuration says how they share
+    the work.
+    """
+    from hydrapot.cli.parallel import ending_together
     from hydrapot.cli.reporting import INTERRUPTED, STOPPED
     from hydrapot.training.config import load_config
+    from hydrapot.training.launch import find_launch
     from hydrapot.training.metrics import relative_force_errors
     from hydrapot.training.run import train as run_training
 
-    loaded = load_config(config, overrides=_overrides(set_ or []))
-    console = Console(stderr=True)
-    result = run_training(
-        loaded,
-        data=data,
-        manifest_path=config.parent / loaded.split,
-        out=out or Path("runs") / loaded.name,
-        resume=resume,
-        threads=threads,
-        console=console,
-    )
+    launch = find_launch()
+    with ending_together(launch):
+        loaded = load_config(config, overrides=_overrides(set_ or []))
+        console = Console(stderr=True, quiet=not launch.main)
+        result = run_training(
+            loaded,
+            data=data,
+            manifest_path=config.parent / loaded.split,
+            out=out or Path("runs") / loaded.name,
+            resume=resume,
+            threads=threads,
+            console=console,
+            launch=launch,
+        )
     for head, value in sorted(relative_force_errors(result.metrics).items(), key=lambda item: item[1]):
         metrics = result.metrics[head]
         energy = metrics.get("energy_mae_mev_per_atom", float("nan"))
@@ -67,8 +76,8 @@ def train(
             highlight=False,
         )
     console.print(f"{result.stop_reason}; model: {result.checkpoint}", highlight=False)
-    if result.signal is not None:
-        raise typer.Exit(INTERRUPTED.get(result.signal, STOPPED))
+    if not result.finished:
+        raise typer.Exit(INTERRUPTED.get(result.signal or "", STOPPED))
 
 
 def card(

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.metadata import LevelOfTheory, ModelConfig
+from hydrapot.training.layout import LayoutConfig
 from hydrapot.training.objective import ObjectiveConfig
 
 
@@ -138,6 +139,17 @@ class RunConfig(_Section):
     compile: bool = Field(default=True, description="Compile the training step (about a minute, then 3–4 × faster).")
     validate_every: int = Field(default=1_000, ge=1, description="Steps between validations.")
     checkpoint_minutes: float = Field(default=5.0, gt=0, description="Minutes between saves of the training state.")
+    device: Literal["auto", "cpu", "cuda", "xpu"] = Field(
+        default="auto", description="What to compute on: auto takes a GPU where there is one."
+    )
+    walltime_minutes: float | Literal["scheduler"] | None = Field(
+        default=None,
+        description="Minutes that the job may take, or scheduler: what Slurm or PBS says in its variables. The run stops in"
+        " time, to be resumed.",
+    )
+    walltime_margin_minutes: float = Field(
+        default=5.0, ge=0, description="Minutes before the end of the job at which a run stops, to save and validate."
+    )
     nonfinite_limit: int = Field(
         default=10,
         ge=0,
@@ -154,6 +166,7 @@ class TrainConfig(_Section):
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     sampler: SamplerConfig = Field(default_factory=SamplerConfig)
     data: DataConfig = Field(default_factory=DataConfig)
+    layout: LayoutConfig = Field(default_factory=LayoutConfig)
     run: RunConfig = Field(default_factory=RunConfig)
     split: str = Field(description="Split manifest (JSON), relative to this file.")
     card: str | None = Field(

@@ -14,8 +14,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.model import Potential
 from hydrapot.training.step import Batch
+
+TASK_KINDS = ("task", "task+data")
 
 
 class LayoutConfig(BaseModel):
@@ -143,3 +146,29 @@ class Layout:
         """What this process holds of a tensor that belongs to `parameter` and has its shape."""
         del parameter
         return whole
+
+
+def branch_numbers(config: LayoutConfig, datasets: Sequence[str]) -> list[list[int]] | None:
+    """Datasets of each branch, by number; None where all share the parts of a batch.
+
+    They say which structures a part of a batch holds, and apply with one process as with many.
+
+    Raises
+    ------
+    ConfigurationError
+        A dataset is in no branch, in two, or unknown.
+    """
+    if config.kind not in TASK_KINDS:
+        if config.branches is not None:
+            raise ConfigurationError(f"layout.branches belong to the task layouts, layout.kind is {config.kind}")
+        return None
+    if config.branches is None:
+        return [[k] for k in range(len(datasets))]
+    listed = [name for branch in config.branches for name in branch]
+    for name in listed:
+        if name not in datasets:
+            raise ConfigurationError(f"layout.branches names {name!r}, which is no dataset of this configuration")
+    for name in datasets:
+        if listed.count(name) != 1:
+            raise ConfigurationError(f"layout.branches holds {name!r} {listed.count(name)} times, not once")
+    return [[list(datasets).index(name) for name in branch] for branch in config.branches]

@@ -17,7 +17,7 @@ from hydrapot.training.averaging import MovingAverage
 from hydrapot.training.config import OptimizerConfig, TrainConfig
 from hydrapot.training.data.sampler import Position
 from hydrapot.training.gradients import GradientRule
-from hydrapot.training.layout import Entry, Layout
+from hydrapot.training.layout import Entry, Layout, branch_numbers
 from hydrapot.training.state import flatten_optimizer, load_state, restore_optimizer, without_prefix
 
 STATE_FILE = "state.safetensors"
@@ -43,10 +43,12 @@ class Progress:
         Makes gradients; its state is part of the run's.
     split
         Digest of the split.
+    parts
+        Of a global batch.
     """
 
-    def __init__(self, config: TrainConfig, layout: Layout, rule: GradientRule, *, split: str) -> None:
-        self.config, self.layout, self.rule, self.split = config, layout, rule, split
+    def __init__(self, config: TrainConfig, layout: Layout, rule: GradientRule, *, split: str, parts: int) -> None:
+        self.config, self.layout, self.rule, self.split, self.parts = config, layout, rule, split, parts
         self.optimizer = make_optimizer(layout.tensors, config.optimizer)
         self.average = MovingAverage(layout.tensors, decay=config.optimizer.ema_decay)
         self.step, self.seconds, self.skipped = 0, 0.0, 0
@@ -69,6 +71,7 @@ class Progress:
             "skipped": self.skipped,
             "updates": self.average.updates,
             "position": asdict(self.position),
+            "parts": self.parts,
             "split": self.split,
         }
         return Snapshot(tensors, document)
@@ -88,6 +91,11 @@ class Progress:
         for section, mine in _identity(self.config).items():
             if mine != _identity(theirs)[section]:
                 raise ConfigurationError(f"{path} was written by a run with another {section!r}: resume with that one")
+        if document.get("parts", 1) != self.parts:
+            raise ConfigurationError(
+                f"{path} was written by a run with {document.get('parts', 1)} parts a batch: leave sampler.parts out, or set"
+                " it to that"
+            )
         if document["split"] != self.split:
             raise ConfigurationError(
                 f"{path} was written by a run with another split: validation would see what was trained on"
@@ -122,6 +130,11 @@ class Progress:
         restore_optimizer(self.optimizer, named, own)
 
 
+def stored_parts(path: Path) -> int:
+    """Parts of a global batch of the run that wrote a state: batches stay the same on another number of processes."""
+    return int(load_state(path)[1].get("parts", 1))
+
+
 def make_optimizer(parameters: list[Tensor], config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only."""
     groups = [
@@ -132,11 +145,13 @@ def make_optimizer(parameters: list[Tensor], config: OptimizerConfig) -> torch.o
 
 
 def _identity(config: TrainConfig) -> dict[str, Any]:
-    """What must be the same in a resumed run; its length, rates, bookkeeping, layout and texts may differ."""
+    """What must be the same in a resumed run; its length, rates, bookkeeping, processes and texts may differ."""
+    names = [d.name for d in config.datasets]
     return {
         "model": config.model,
         "objective": config.objective,
-        "sampler": config.sampler,
+        "sampler": config.sampler.model_copy(update={"parts": None}),  # the state holds what this came to
+        "layout.branches": branch_numbers(config.layout, names),
         "run.seed": config.run.seed,
-        "datasets": [(d.file, d.references, d.prior, d.weight) for d in config.datasets],
+        "datasets": [(d.file, d.references, d.prior, d.weight, d.sampling) for d in config.datasets],
     }

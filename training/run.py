@@ -16,19 +16,22 @@ from rich.progress import Progress as Bar
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.training.config import TrainConfig
 from hydrapot.training.evaluation import Evaluation
-from hydrapot.training.feed import PreparedFeed
+from hydrapot.training.feed import PreparedFeed, make_sampler
 from hydrapot.training.gradients import SummedGradients
 from hydrapot.training.interrupt import StopRequest
-from hydrapot.training.layout import Layout
+from hydrapot.training.launch import Launch, find_launch
+from hydrapot.training.layout import branch_numbers
+from hydrapot.training.layouts import check_layout, make_layout
 from hydrapot.training.loop import Loop
 from hydrapot.training.metrics import Metrics
 from hydrapot.training.observer import Observer
 from hydrapot.training.output import ModelFile
-from hydrapot.training.progress import STATE_FILE, Progress
+from hydrapot.training.processes import Processes, joined, thread_count
+from hydrapot.training.progress import STATE_FILE, Progress, stored_parts
 from hydrapot.training.report import Report
 from hydrapot.training.setup import Setup, set_up
 from hydrapot.training.step import CompiledStep, EagerStep
-from hydrapot.training.stopping import Stops
+from hydrapot.training.stopping import STOP_SIGNALS, Stops, find_deadline
 
 __all__ = ["STATE_FILE", "TrainResult", "train"]
 
@@ -58,8 +61,11 @@ def train(
     threads: int | None = None,
     cache_dir: Path | None = None,
     console: Console | None = None,
+    launch: Launch | None = None,
 ) -> TrainResult:
     """Train as configured, or go on with an interrupted run.
+
+    Every process of a run calls this with the same arguments; what they share is found from their launcher.
 
     Parameters
     ----------
@@ -76,52 +82,88 @@ def train(
         Continue from ``state.safetensors``; on a CPU with the same number of threads the result is the same to the
         last bit as that of an uninterrupted run.
     threads
-        Of torch; None leaves torch's own choice.
+        Of torch; None leaves torch's own choice to one process, and gives each of several its share of the cores.
     cache_dir
         Where parsed datasets are kept.
     console
         For the progress display.
+    launch
+        How this process was started; asked of the environment if not given.
 
     Raises
     ------
     ConfigurationError
         `out` holds a run already and `resume` is false, or there is nothing to resume.
     SimulationError
-        More steps than allowed had no finite gradient.
+        More steps than allowed had no finite gradient, or another process died.
+    SilentError
+        Another process failed, and has said why.
+    """
+    launch = find_launch() if launch is None else launch
+    deadline = find_deadline(config.run.walltime_minutes, margin_minutes=config.run.walltime_margin_minutes)
+    names = [d.name for d in config.datasets]
+    check_layout(config.layout, datasets=names, world=launch.world, compiled=config.run.compile)
+    resume = _resumes(out, resume, launch)
+    if not launch.main or console is None:
+        console = Console(stderr=True, quiet=not launch.main)
+    with joined(launch, device=config.run.device, timeout_minutes=config.layout.timeout_minutes) as processes:
+        threads = threads or thread_count(processes)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        out.mkdir(parents=True, exist_ok=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Bar(*columns, console=console, disable=not launch.main) as bar:
+            task = bar.add_task("preparing datasets", total=len(config.datasets))
+            setup = set_up(
+                config,
+                data=data,
+                manifest_path=manifest_path,
+                cache_dir=cache_dir,
+                progress=lambda _: bar.advance(task),
+            )
+            bar.remove_task(task)
+            # A launcher passes on what a terminal has sent to all already.
+            patience = 0.0 if launch.world == 1 else 10.0
+            with StopRequest(signals=STOP_SIGNALS, patience=patience) as request:
+                stops = Stops(request, deadline=deadline)
+                return _run(config, setup, bar, stops, processes, out=out, resume=resume)
+
+
+def _resumes(out: Path, resume: bool, launch: Launch) -> bool:
+    """Whether to go on from a state.
+
+    Processes that torchrun has restarted resume by themselves, from the last state or, before the first, from the start.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no state to resume from, or one that would be overwritten.
     """
     state_file = out / STATE_FILE
+    if launch.restarts:
+        return state_file.exists()
     if resume and not state_file.exists():
         raise ConfigurationError(f"nothing to resume: {state_file} does not exist")
     if not resume and state_file.exists():
         raise ConfigurationError(f"{out} holds a run already: continue it with --resume, or choose another directory")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    out.mkdir(parents=True, exist_ok=True)
-    console = console or Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=console) as bar:
-        task = bar.add_task("preparing datasets", total=len(config.datasets))
-        setup = set_up(
-            config,
-            data=data,
-            manifest_path=manifest_path,
-            cache_dir=cache_dir,
-            progress=lambda _: bar.advance(task),
-        )
-        bar.remove_task(task)
-        with StopRequest() as stop:
-            return _run(config, setup, bar, stop, out=out, resume=resume)
+    return resume
 
 
-def _run(config: TrainConfig, setup: Setup, bar: Bar, stop: StopRequest, *, out: Path, resume: bool) -> TrainResult:
+def _run(
+    config: TrainConfig, setup: Setup, bar: Bar, stops: Stops, processes: Processes, *, out: Path, resume: bool
+) -> TrainResult:
     """Put the pieces together and run them."""
     observer = Observer()
+    parts = config.sampler.parts or (stored_parts(out / STATE_FILE) if resume else None) or processes.world
+    branches = branch_numbers(config.layout, setup.potential.heads)
+    sampler = make_sampler(setup, config, parts=parts, branches=branches)
+    own = sampler.part(processes.rank, processes.world)
     model_file = ModelFile(setup.potential, config, out=out)
-    layout = Layout(setup.potential)
+    layout = make_layout(config.layout, setup.potential, processes=processes, sampler=sampler)
     rule = SummedGradients(
         (CompiledStep if config.run.compile else EagerStep)(layout.potential, config=config.objective)
     )
-    progress = Progress(config, layout, rule, split=setup.split)
+    progress = Progress(config, layout, rule, split=setup.split, parts=parts)
     if resume:
         progress.load(out / STATE_FILE)
     report = Report(
@@ -138,9 +180,9 @@ def _run(config: TrainConfig, setup: Setup, bar: Bar, stop: StopRequest, *, out:
         progress=progress,
         layout=layout,
         rule=rule,
-        feed=PreparedFeed(setup, config),
+        feed=PreparedFeed(setup, config, sampler=sampler, parts=own),
         report=report,
-        stops=Stops(stop),
+        stops=stops,
         observer=observer,
     )
     stopped, metrics = loop.run(bar)
@@ -152,5 +194,5 @@ def _run(config: TrainConfig, setup: Setup, bar: Bar, stop: StopRequest, *, out:
         stop_reason=reason,
         metrics=metrics,
         splits={name: head.split for name, head in model_file.info.heads.items()},
-        signal=stop.requested,
+        signal=stopped if stopped is not None and stopped.startswith("SIG") else None,
     )

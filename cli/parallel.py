@@ -1,0 +1,46 @@
+"""A command that runs on many processes at once speaks with one voice and ends everywhere."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from hydrapot.cli.reporting import ERROR, STOPPED, explain, say
+
+if TYPE_CHECKING:
+    from hydrapot.training.launch import Launch
+
+
+@contextmanager
+def ending_together(launch: "Launch") -> Iterator[None]:
+    """Context in which process 0 alone reports, and a process that fails is gone at once.
+
+    With one process nothing is changed. With several, an error is said by the one process that knows it first, and each
+    ends without the ceremony of libraries that would wait for the others (MPI_Finalize, NCCL).
+    """
+    if launch.world == 1:
+        yield
+        return
+    from hydrapot.training.processes import SilentError
+
+    if not launch.main:
+        logging.getLogger("hydrapot").setLevel(logging.ERROR)
+    try:
+        yield
+    except SilentError:
+        code = STOPPED
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        explained = explain(error)
+        if explained is None:
+            explained = (ERROR, f"{type(error).__name__}: {error} (a defect of hydrapot: --debug shows where)")
+        code, line = explained
+        say(f"error: {line}" if launch.main else f"error: process {launch.rank}: {line}")
+    else:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
