@@ -1,6 +1,7 @@
 """What LAMMPS hands to a unified ML-IAP model, as seen in mliap_unified_couple.pyx and its Kokkos twin (4Jul2026).
 
-Arrays are views of LAMMPS' memory: those without elements cannot be made, which is an error of Cython. Energies of atoms
+Arrays are views of LAMMPS' memory: None before the first pair, and later those without elements cannot be made, which is an
+error of Cython. Energies of atoms
 can only be set as a whole (plain) or filled in place (Kokkos). Forces are taken through the address of the first element
 of a C-contiguous float64 array, and added as f_i += f_ij, f_j -= f_ij, with the virial -r_ij f_ij. Energies of pairs are
 halved. Where a LAMMPS with PYTHON is installed, test_mliap_real.py asks both the same questions (mliap_probe.py).
@@ -29,6 +30,7 @@ class PlainData:
         self._virial = np.zeros((3, 3))
         self._energy: float | None = None
         self._eatoms = np.full(self.nlistatoms, np.nan)
+        self.had_pairs = self.npairs > 0  # some time before
 
     @staticmethod
     def _view(array: np.ndarray) -> np.ndarray:
@@ -36,11 +38,14 @@ class PlainData:
             raise ValueError("Invalid shape in axis 0: 0.")
         return array
 
+    def _view_of_pairs(self, array: np.ndarray) -> np.ndarray | None:
+        return self._view(array) if self.had_pairs else None
+
     elems = property(lambda self: self._view(self._elems))
     iatoms = property(lambda self: self._view(np.arange(self.natomneigh, dtype=np.int32)))
-    pair_i = property(lambda self: self._view(self._pair_i))
-    pair_j = property(lambda self: self._view(self._pair_j))
-    rij = property(lambda self: self._view(self._rij))
+    pair_i = property(lambda self: self._view_of_pairs(self._pair_i))
+    pair_j = property(lambda self: self._view_of_pairs(self._pair_j))
+    rij = property(lambda self: self._view_of_pairs(self._rij))
 
     def _set_energy(self, value) -> None:
         self._energy = float(value)

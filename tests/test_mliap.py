@@ -80,6 +80,24 @@ def test_energies_forces_and_virial_with_kokkos(name, parts, monkeypatch):
     np.testing.assert_allclose(virial, expected.virial[0], rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("had_pairs", [False, True])
+def test_atoms_without_neighbors_whose_arrays_do_not_exist(had_pairs, monkeypatch):
+    monkeypatch.setattr(mliap, "_world", lambda: None)
+    atoms = STRUCTURES["far apart"]
+    (part,) = divide(atoms, [0, 0], 1, cutoff=4.0, rng=np.random.default_rng(0))
+
+    def work(part, halo) -> KokkosData:
+        data = KokkosData(part, elements_of(part, atoms), halo, cutoff=4.0)
+        data.had_pairs = had_pairs
+        make_mliap(settings(), POTENTIAL).compute_forces(data)
+        return data
+
+    ((data, _),) = run_parts([part], 2, work)
+    expected = evaluate(POTENTIAL, build_graph(atoms, cutoff=4.0), head="a")
+    assert data._energy == pytest.approx(float(expected.interaction_energy[0]), abs=1e-12)
+    assert not data._f.any()
+
+
 def test_reference_energies_are_added_where_asked_for(monkeypatch):
     monkeypatch.setattr(mliap, "_world", lambda: None)
     atoms, energy, per_atom, *_ = run("crystal", 2, energy="total")

