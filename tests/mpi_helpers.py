@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -45,3 +47,21 @@ def mpi(
 
 def python(*arguments: str | Path) -> list[str]:
     return [sys.executable, *map(str, arguments)]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 90.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def children_of(pid: int, word: str) -> list[int]:
+    """Descendants of a process that have a word in their command, other than launchers of MPI."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        command = Path(f"/proc/{child}/cmdline").read_text()
+        launcher = Path(command.split("\0")[0]).name.startswith(("mpiexec", "hydra"))
+        found += [int(child)] if word in command and not launcher else []
+        found += children_of(int(child), word)
+    return found

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 
 from hydrapot.lammps_plugin.guards import check_neighbors
 from tests import lammps_matrix as matrix
-from tests.mpi_helpers import MPIEXEC, ROOT, environment, mpi, needs_lammps, python
+from tests.mpi_helpers import MPIEXEC, ROOT, children_of, environment, mpi, needs_lammps, python, wait_for
 
 pytestmark = needs_lammps
 
@@ -157,8 +156,7 @@ def test_a_killed_process_stops_the_others_and_a_restart_file_continues(tmp_path
     command = [*python("-c", CLI), "lammps", "-in", str(path), "-screen", "none"]
     with subprocess.Popen([str(MPIEXEC), "-n", "2", *command], cwd=tmp_path, env=environment()) as running:
         wait_for((tmp_path / "b.restart").exists)
-        victim = max(int(line) for line in children_of(running.pid))
-        os.kill(victim, signal.SIGKILL)
+        os.kill(max(children_of(running.pid, "app_main")), signal.SIGKILL)
         assert running.wait(timeout=60) != 0
     again = matrix.write_decks(SYSTEMS["bulk"], tmp_path, matrix.style_lines(tmp_path / "model.safetensors"), steps=2)[
         1
@@ -170,23 +168,6 @@ def test_a_killed_process_stops_the_others_and_a_restart_file_continues(tmp_path
     assert errors.frames >= 2
     errors.check()
     assert matrix.read_dump(tmp_path / "again.dump", SYSTEMS["bulk"])[0].step % 5 == 0
-
-
-def wait_for(condition, seconds: float = 90.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
-def children_of(pid: int) -> list[str]:
-    """Processes of the two ranks: descendants that run Python."""
-    found = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        command = Path(f"/proc/{child}/cmdline").read_text()
-        found += [child] if "-c\0" in command and "app_main" in command and "mpiexec" not in command else []
-        found += children_of(int(child))
-    return found
 
 
 def test_a_list_that_lacks_pairs_is_noticed():

