@@ -13,6 +13,7 @@ vectors in columns; units are eV and Å as here.
 import copy
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +50,7 @@ DEFAULT_SKIN = 0.5
 _PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 _NAMES = {dtype: name for name, dtype in _PRECISIONS.items()}
 #: From TorchSim 0.5 on, states hold tensors of their users, with a value for each system.
+_VERSION = version("torch-sim-atomistic")
 _CARRIES_EXTRAS = hasattr(ts.SimState, "system_extras")
 
 
@@ -219,7 +221,7 @@ class HydrapotModel(ModelInterface):  # type: ignore[misc]  # TorchSim has no ty
         for k, (one, pbc) in enumerate(zip(atoms, periodicity(state, len(atoms)), strict=True)):
             if (one.pbc != pbc).any():
                 raise ConfigurationError(
-                    f"structure {k} has pbc {one.pbc.tolist()}, which TorchSim {ts.__version__} would take for {pbc.tolist()}:"
+                    f"structure {k} has pbc {one.pbc.tolist()}, which TorchSim {_VERSION} would take for {pbc.tolist()}:"
                     " batch structures of one periodicity, and make a slab periodic with more vacuum than the cutoff of"
                     f" {self.potential.cutoff:g} Å"
                 )
@@ -230,7 +232,7 @@ class HydrapotModel(ModelInterface):  # type: ignore[misc]  # TorchSim has no ty
         if not _CARRIES_EXTRAS:
             k = differing[0]
             raise ConfigurationError(
-                f"structure {k} has (head, charge, spin) {asked[k]}, the model {own}, and TorchSim {ts.__version__} "
+                f"structure {k} has (head, charge, spin) {asked[k]}, the model {own}, and TorchSim {_VERSION} "
                 "carries none of them through a run: make a model for each combination"
             )
         columns = {  # pragma: no cover - TorchSim 0.5, which needs Python 3.12
