@@ -1,0 +1,158 @@
+"""One process of an import: it reads some files after each other and writes one shard of the store.
+
+The journal of the shard commits structures, position in the file and tally at once, so that an import that is killed at
+any moment goes on from the last commit with nothing lost and nothing twice.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
+
+from hydrapot.potential.container import write_atomically
+from hydrapot.training.data.frames import DatasetError, Frames
+from hydrapot.training.data.import_report import FileTally
+from hydrapot.training.data.limits import Limits, left_out
+from hydrapot.training.data.readers import Chunk, ReaderOptions, Reject, read_chunks
+from hydrapot.training.data.readers.opening import reading
+from hydrapot.training.data.store_layout import Precision, SourceFile, StoreAttributes
+from hydrapot.training.data.store_writer import StoreWriter
+
+CHUNK_BYTES = 64 * 1024 * 1024
+"""Size of the files of the store; a process holds about twice as much."""
+TALLIES = TypeAdapter(list[FileTally])
+
+Progress = Callable[[int, int, int], None]
+"""Called with files, structures and rejects that were added since the last call."""
+
+
+class PlannedFile(NamedTuple):
+    """A file of the import."""
+
+    path: Path
+    name: str
+    """Relative to the folder that was asked for; what provenance and reports call it."""
+    layout: str
+
+
+class ShardTask(NamedTuple):
+    """Everything a process needs."""
+
+    store: Path
+    name: str
+    attributes: StoreAttributes
+    precision: Precision
+    shard: int
+    shards: int
+    files: tuple[PlannedFile, ...]
+    options: ReaderOptions
+    limits: Limits
+    split: str
+    commit_every: int
+    chunk_bytes: int = CHUNK_BYTES
+
+
+def tally_path(store: Path, shard: int) -> Path:
+    """Where a finished shard leaves its tally until the report is written."""
+    return store / f"import-{shard:05d}.json"
+
+
+def import_shard(task: ShardTask, progress: Progress) -> None:
+    """Write one shard, from the last commit on if there is one.
+
+    Raises
+    ------
+    DatasetError
+        A file is missing, truncated or corrupt, or the store cannot be written.
+    """
+    with StoreWriter(
+        task.store,
+        name=task.name,
+        attributes=task.attributes,
+        precision=task.precision,
+        shard=task.shard,
+        shards=task.shards,
+        chunk_bytes=task.chunk_bytes,
+        resume=True,
+    ) as writer:
+        if writer.finished:
+            return
+        cursor = writer.cursor or {"file": 0, "position": 0, "tally": []}
+        tallies = TALLIES.validate_python(cursor["tally"])
+        progress(
+            int(cursor["file"]),
+            sum(tally.structures for tally in tallies),
+            sum(sum(tally.rejected.values()) for tally in tallies),
+        )
+        since = 0
+        for f in range(int(cursor["file"]), len(task.files)):
+            file = task.files[f]
+            begin = int(cursor["position"]) if f == cursor["file"] else 0
+            if len(tallies) == f:
+                tallies.append(FileTally(name=file.name, layout=file.layout))
+            writer.add_source(SourceFile(name=file.name, sha256=_sha256(file.path)))
+            chunks = read_chunks(file.path, layout=file.layout, name=task.name, start=begin, options=task.options)
+            for chunk in chunks:
+                frames, rejects = _sound(chunk, task.limits)
+                if len(frames):
+                    writer.append(frames, split=task.split)
+                tallies[f].add(frames, rejects)
+                progress(0, len(frames), len(rejects))
+                since += len(frames) + len(rejects)
+                if writer.due or since >= task.commit_every:
+                    writer.commit({"file": f, "position": chunk.position, "tally": TALLIES.dump_python(tallies)})
+                    since = 0
+            progress(1, 0, 0)
+        # Before the shard is finished: the last shard to finish removes the journals.
+        write_atomically(tally_path(task.store, task.shard), TALLIES.dump_json(tallies))
+
+
+def _sound(chunk: Chunk, limits: Limits) -> tuple[Frames, list[Reject]]:
+    """Leave out what the limits exclude."""
+    excluded = left_out(chunk.frames, limits)
+    if not excluded:
+        return chunk.frames, chunk.rejects
+    rejects = [Reject(chunk.places[i], *excluded[i], position=0) for i in sorted(excluded)]
+    return chunk.frames.subset([i for i in range(len(chunk.frames)) if i not in excluded]), chunk.rejects + rejects
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with reading(path), path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# --- as a process of its own ---
+
+_queue: Any = None
+
+
+def start_worker(queue: Any) -> None:
+    """Prepare a process of the pool: where it reports to, and that it ends with the one that started it."""
+    global _queue  # noqa: PLW0603 - a process of a pool has no other place for what its tasks share
+    _queue = queue
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        # A killed parent would leave the shards locked, and the next run waiting for nobody.
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def run_task(task: ShardTask) -> None:
+    """Import a shard in a process of the pool."""
+    try:
+        import_shard(task, lambda *added: _queue.put(added))
+    except DatasetError as error:
+        # Subclasses with arguments of their own would not survive the way between processes.
+        raise DatasetError(str(error)) from None
