@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from hydrapot.training.config import TrainConfig
-from hydrapot.training.data.prepared import PreparedDataset, make_batch
+from hydrapot.training.data.prepared import make_batch, normalizers
 from hydrapot.training.data.sampler import GlobalSampler, Position
 from hydrapot.training.prefetch import Prefetched
 from hydrapot.training.setup import Setup
@@ -28,6 +27,10 @@ class Work(NamedTuple):
 
 class Feed(Protocol):
     """Endless, reproducible stream of work: a pure function of the position."""
+
+    @property
+    def waited(self) -> float:
+        """Seconds that this process has waited for work in all."""
 
     def start(self, position: Position) -> None:
         """Begin at `position`; asked for once, before the first work."""
@@ -53,12 +56,12 @@ def make_sampler(
     branches
         From :func:`hydrapot.training.layout.branch_numbers`.
     """
-    datasets = list(setup.training.values())
+    censuses = [d.census for d in setup.training.values()]
     sampling = [d.sampling for d in config.datasets]
     return GlobalSampler(
-        [d.frames.counts for d in datasets],
-        [d.degrees for d in datasets],
-        [np.array([len(e.senders) for e in d.edges], dtype=np.int64) for d in datasets],
+        [c.atoms for c in censuses],
+        [c.degrees for c in censuses],
+        [c.edges for c in censuses],
         temperature=config.sampler.temperature,
         weights=None if all(w == 1.0 for w in sampling) else sampling,
         edge_slots=config.sampler.edge_slots,
@@ -72,7 +75,7 @@ def make_sampler(
 
 
 class PreparedFeed:
-    """Batches of datasets held in memory, made in a thread.
+    """Batches made in threads while the model computes.
 
     Parameters
     ----------
@@ -88,14 +91,22 @@ class PreparedFeed:
         self.datasets = list(setup.training.values())
         self.scales = list(setup.scales.values())
         self.weights = [d.weight for d in config.datasets]
-        self.cutoff = config.model.cutoff
+        self.cutoff, self.config = config.model.cutoff, config.data
         self.sampler, self.parts = sampler, list(parts)
-        self.labels = [_labels(d, weight=w) for d, w in zip(self.datasets, self.weights, strict=True)]
-        self._ahead: Prefetched[Work] | None = None
+        self._ahead: Prefetched[tuple[Position, list[NDArray[np.int64]]], Work] | None = None
+
+    @property
+    def waited(self) -> float:
+        """As in :class:`Feed`."""
+        return 0.0 if self._ahead is None else self._ahead.waited
 
     def start(self, position: Position) -> None:
         """As in :class:`Feed`."""
-        self._ahead = Prefetched(lambda: self._work(position), depth=4)
+
+        def batches() -> Iterator[tuple[Position, list[NDArray[np.int64]]]]:
+            return self.sampler.stream(position)
+
+        self._ahead = Prefetched(batches, self._work, depth=self.config.prefetch, workers=self.config.workers)
 
     def __next__(self) -> Work:
         if self._ahead is None:
@@ -107,29 +118,20 @@ class PreparedFeed:
         if self._ahead is not None:
             self._ahead.close()
 
-    def _work(self, position: Position) -> Iterator[Work]:
-        for following, parts in self.sampler.stream(position):
-            normalizers = torch.from_numpy(self._count(parts))
-            rows = [parts[k] for k in self.parts]
-            yield Work(following, rows, [self._batch(r, normalizers) for r in rows])
-
-    def _batch(self, rows: NDArray[np.int64], normalizers: torch.Tensor) -> Batch:
-        batch = Batch(*make_batch(rows, self.datasets, scales=self.scales, weights=self.weights, cutoff=self.cutoff))
-        return batch._replace(targets=batch.targets._replace(normalizers=normalizers))
-
-    def _count(self, parts: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
-        """Labels of all parts of a global batch, ``(3,)``."""
-        total = np.zeros(3)
-        for rows in parts:
-            for d in np.unique(rows[:, 0]).tolist():
-                total += self.labels[d][rows[rows[:, 0] == d, 1]].sum(axis=0)
-        return total
-
-
-def _labels(data: PreparedDataset, *, weight: float) -> NDArray[np.float64]:
-    """Labels of each structure that enter the loss, ``(n, 3)``: energies, atoms with forces, stresses."""
-    if weight == 0.0:
-        return np.zeros((len(data), 3))
-    known = np.isfinite(data.forces).all(axis=1).astype(np.float64)
-    atoms = np.add.reduceat(known, data.frames.offsets[:-1]) if len(data) else np.zeros(0)
-    return np.stack([np.isfinite(data.energy), atoms, np.isfinite(data.strain).all(axis=(1, 2))], axis=1)
+    def _work(self, item: tuple[Position, list[NDArray[np.int64]]]) -> Work:
+        following, parts = item
+        # Those of all parts, also of other processes', so that the gradients of all processes add up.
+        normalized = normalizers(parts, self.datasets, weights=self.weights)
+        rows = [parts[k] for k in self.parts]
+        made = [
+            make_batch(
+                r,
+                self.datasets,
+                scales=self.scales,
+                weights=self.weights,
+                cutoff=self.cutoff,
+                normalized=normalized,
+            )
+            for r in rows
+        ]
+        return Work(following, rows, [Batch(*batch) for batch in made])

@@ -36,7 +36,7 @@ def fit_readout(potential: Potential, dataset: PreparedDataset, *, head: str) ->
     chosen = range(0, len(dataset), max(1, len(dataset) // _STRUCTURES))
     rows, values = [], []
     for i in chosen:
-        graph = assemble([dataset.frames.structure(i)], [dataset.edges[i]], cutoff=potential.cutoff)
+        graph = assemble([s := dataset.frames.structure(i)], [dataset.lists.get(i, s)], cutoff=potential.cutoff)
         rows.append(_mean_hidden(potential, graph, head=head))
         values.append(dataset.energy[i] / graph.n_atoms / module.scale)
     x, y = torch.stack(rows).double(), torch.tensor(values, dtype=torch.float64)

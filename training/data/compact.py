@@ -53,29 +53,46 @@ def compact_edges(structure: Structure, *, cutoff: float) -> CompactEdges:
     )
 
 
+class Ragged(NamedTuple):
+    """Edges of several structures one after the other; atoms are numbered through."""
+
+    counts: NDArray[np.int64]  # (N,) neighbors of each atom
+    receivers: NDArray[np.int64]  # (E,)
+    senders: NDArray[np.int64]  # (E,)
+    shifts: NDArray[np.float64]  # (E, 3)
+    reverse: NDArray[np.int64]  # (E,)
+    vectors: NDArray[np.float64]  # (E, 3) Å, from receiver to sender
+
+
+def ragged(structures: Sequence[Structure], edges: Sequence[CompactEdges]) -> Ragged:
+    """Concatenate neighbor lists and compute the edge vectors."""
+    n_atoms = np.array([len(s.numbers) for s in structures])
+    first_atom = np.cumsum(n_atoms) - n_atoms
+    n_edges = np.array([len(e.senders) for e in edges])
+    counts = np.concatenate([e.counts for e in edges]).astype(np.int64)
+    receivers = np.repeat(np.arange(int(n_atoms.sum())), counts)
+    senders = np.concatenate([e.senders for e in edges]) + np.repeat(first_atom, n_edges)
+    reverse = np.concatenate([e.reverse for e in edges]) + np.repeat(np.cumsum(n_edges) - n_edges, n_edges)
+    shifts = np.concatenate([e.shifts for e in edges]).astype(np.float64)
+    positions = np.concatenate([s.positions for s in structures])
+    cells = np.stack([s.cell for s in structures])
+    of_edge = np.repeat(np.arange(len(structures)), n_edges)
+    # Written out: einsum rounds an edge differently at the end of an array than within it.
+    a, b, c = (shifts[:, k, None] * cells[of_edge, k] for k in range(3))
+    vectors = positions[senders] - positions[receivers] + (a + b + c)
+    return Ragged(counts, receivers, senders, shifts, reverse, vectors)
+
+
 def assemble(structures: Sequence[Structure], edges: Sequence[CompactEdges], *, cutoff: float) -> Graph:
     """Batch of structures as one :class:`~hydrapot.potential.graph.Graph`.
 
     Equal to building each graph and collating them; done in a few array operations because it runs once a step.
     """
-    n_atoms = np.array([len(s.numbers) for s in structures])
-    first_atom = np.cumsum(n_atoms) - n_atoms
-    total = int(n_atoms.sum())
-    n_edges = np.array([len(e.senders) for e in edges])
-    counts = np.concatenate([e.counts for e in edges]).astype(np.int64)
+    counts, receivers, senders, edge_shifts, reverse, vectors = ragged(structures, edges)
+    total = len(counts)
     degree = max(int(counts.max(initial=0)), 1)
     first_edge = np.cumsum(counts) - counts
-    receivers = np.repeat(np.arange(total), counts)
     slot = receivers * degree + np.arange(len(receivers)) - first_edge[receivers]
-    senders = np.concatenate([e.senders for e in edges]) + np.repeat(first_atom, n_edges)
-    reverse = np.concatenate([e.reverse for e in edges]) + np.repeat(np.cumsum(n_edges) - n_edges, n_edges)
-    edge_shifts = np.concatenate([e.shifts for e in edges]).astype(np.float64)
-
-    positions = np.concatenate([s.positions for s in structures])
-    cells = np.stack([s.cell for s in structures])
-    of_edge = np.repeat(np.arange(len(structures)), n_edges)
-    vectors = positions[senders] - positions[receivers] + np.einsum("ea,eab->eb", edge_shifts, cells[of_edge])
-
     size = total * degree
     all_receivers = np.repeat(np.arange(total), degree)
     padded_senders, padded_reverse = all_receivers.copy(), np.arange(size)
@@ -88,7 +105,8 @@ def assemble(structures: Sequence[Structure], edges: Sequence[CompactEdges], *, 
     mask = np.zeros(size, dtype=bool)
     mask[slot] = True
 
-    batch = np.repeat(np.arange(len(structures)), n_atoms)
+    batch = np.repeat(np.arange(len(structures)), [len(s.numbers) for s in structures])
+    cells = np.stack([s.cell for s in structures])
     numbers = np.concatenate([s.numbers for s in structures]).astype(np.int64)
     charge = np.array([s.charge for s in structures], dtype=np.int64)
     spin = np.array([s.spin for s in structures], dtype=np.int64)
