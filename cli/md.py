@@ -57,7 +57,8 @@ def md(
         str,
         typer.Option(
             help="ase; lammps, which `mpiexec -n 4 hydrapot md …` divides between processes; or auto: lammps where its "
-            "pair style is built (`hydrapot lammps build`) and can do the run, otherwise ase."
+            "pair style is built (`hydrapot lammps build`) and can do the run, otherwise ase; or openmm, whose barostat "
+            "is Monte Carlo."
         ),
     ] = "ase",
     frames: Annotated[Frames, typer.Option(help="Format of the frames; traj keeps all digits.")] = Frames.traj,

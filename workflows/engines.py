@@ -104,11 +104,7 @@ class AseProvider:
     first = True
 
     def __init__(self) -> None:
-        processes = _launched_processes()
-        if processes > 1:
-            raise ConfigurationError(
-                f"the engine ase runs on one process, not on {processes}: use --engine lammps, or start without mpiexec"
-            )
+        refuse_several_processes("ase")
 
     def engine(self, atoms: Atoms, settings: MDSettings) -> Engine | None:  # noqa: ARG002 - those of the protocol
         """See :class:`Provider`."""
@@ -119,6 +115,21 @@ class AseProvider:
 
     def __exit__(self, *_: object) -> None:
         return None
+
+
+def refuse_several_processes(name: str) -> None:
+    """For an engine that has no use for them.
+
+    Raises
+    ------
+    ConfigurationError
+        Started by ``mpiexec`` on several processes, which would all write the same files.
+    """
+    processes = _launched_processes()
+    if processes > 1:
+        raise ConfigurationError(
+            f"the engine {name} runs on one process, not on {processes}: use --engine lammps, or start without mpiexec"
+        )
 
 
 def _launched_processes() -> int:
@@ -137,6 +148,13 @@ def _lammps(model: str, threads: int | None) -> AbstractContextManager[Provider]
     from hydrapot.workflows.mdlammps import LammpsProcesses
 
     return LammpsProcesses(model, threads=threads)
+
+
+@register("openmm")
+def _openmm(model: str, _threads: int | None) -> AbstractContextManager[Provider]:
+    from hydrapot.workflows.mdopenmm import OpenMMProvider
+
+    return OpenMMProvider(model)
 
 
 @register("auto")

@@ -25,6 +25,7 @@ from hydrapot.potential.constants import KJ_PER_MOL
 from hydrapot.potential.errors import ConfigurationError, HydrapotError, SimulationError
 from hydrapot.potential.graph import charge_and_spin
 from hydrapot.workflows.dynamics import Engine, EngineIntegrator, EngineResults
+from hydrapot.workflows.engines import refuse_several_processes
 from hydrapot.workflows.mdsettings import MDSettings
 
 _NM = 0.1  # per Å
@@ -48,12 +49,13 @@ class OpenMMProvider:
     Raises
     ------
     ConfigurationError
-        OpenMM is not installed.
+        OpenMM is not installed, or there are several processes.
     """
 
     first = True
 
     def __init__(self, model: str) -> None:
+        refuse_several_processes("openmm")
         try:
             import openmm  # noqa: F401
         except ImportError as error:
