@@ -21,6 +21,7 @@ VERBS = {
     "md": "hydrapot.cli.md:md",
     "lammps": "hydrapot.cli.lammps:lammps",
     "export": "hydrapot.cli.export:export",
+    "data": "hydrapot.cli.data:data",
     "split": "hydrapot.cli.split:split",
     "train": "hydrapot.cli.train:train",
     "card": "hydrapot.cli.train:card",

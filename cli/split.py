@@ -1,9 +1,12 @@
 """``hydrapot split``: decide once which structures are held out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from hydrapot.training.data.splits import SplitManifest
 
 
 def split(
@@ -28,6 +31,11 @@ def split(
         raise ConfigurationError(f"{path} exists: a split is decided once; replace it with --overwrite")
     manifest = make_manifest(read_datasets(loaded, data=data, cache_dir=None).values(), fraction=fraction, seed=seed)
     save_manifest(manifest, path)
+    report(manifest, path)
+
+
+def report(manifest: "SplitManifest", path: Path) -> None:
+    """Say what was decided, and where it is written."""
     for name, part in manifest.datasets.items():
         typer.echo(f"{name}: {part.n_train} training, {part.n_validation} validation, {part.label}")
     typer.echo(f"wrote {path}")

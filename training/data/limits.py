@@ -13,7 +13,6 @@ from hydrapot.potential.neighbors import neighbor_list
 from hydrapot.training.data.frames import Frames
 from hydrapot.training.data.readers import LABELS
 
-
 SEARCH = 2.0
 """Å. A search within a small fraction of the distance between atoms costs more: its grid has more cells than atoms."""
 

@@ -1,5 +1,6 @@
 """Reference energies of a dataset, from its training structures and its entry in the configuration."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -52,3 +53,21 @@ def make_references(
         return isolated_references(atoms.numbers, atoms.energy, required=elements)
     given = None if prior is None else prior_array(prior)
     return fit_references(structures.compositions(), structures.energy, prior=given)
+
+
+def as_json(references: Mapping[str, ReferenceEnergies]) -> bytes:
+    """Return the reference energies of several datasets as a JSON document.
+
+    ``values`` are in eV per symbol; ``determined`` are the elements whose own energy the data tell, not only that of some
+    combination with others.
+    """
+    document = {
+        name: {
+            "mode": found.mode,
+            "unit": "eV",
+            "values": {chemical_symbols[z]: float(found.values[z]) for z in found.elements.tolist()},
+            "determined": [chemical_symbols[z] for z in found.elements.tolist() if found.determined([z])],
+        }
+        for name, found in references.items()
+    }
+    return (json.dumps(document, indent=1) + "\n").encode()
