@@ -60,7 +60,7 @@ def unpack(
 ) -> Columns:
     """Inverse of `pack`, for the structures that begin at `starts` and have `counts` atoms, in that order."""
     views = _Views(memory, precision)
-    table = views.table[starts[:, None] // UNIT + np.arange(_TABLE_ROWS)].reshape(-1, 3 * _TABLE_ROWS)
+    table = views.table.take(starts[:, None] // UNIT + np.arange(_TABLE_ROWS), axis=0).reshape(-1, 3 * _TABLE_ROWS)
     positions, forces, numbers = _rows(counts, starts, views.vector)
     return Columns(
         counts=counts,

@@ -17,6 +17,7 @@ from hydrapot.training.data.store_layout import DTYPES, TABLE, Precision, SplitI
 WIDTH = len(TABLE)
 ENERGY, CELL, STRESS = 0, slice(1, 10), slice(10, 19)
 CHARGE, SPIN, FLAGS, GROUP, HASH = 19, 20, 21, 22, slice(23, 25)
+_DECODED_BYTES = 1 << 20  # names that are worth holding as an array
 _ISOLATED = 8  # flags: 1, 2 and 4 are the periodic directions
 
 _DIGITS = np.full(256, 16, np.uint8)
@@ -26,7 +27,7 @@ _HEX = np.array([[ord(digit) for digit in f"{byte:02x}"] for byte in range(256)]
 
 
 class Names:
-    """Distinct strings in one block of UTF-8, decoded when asked for: a dataset may have a name per molecule.
+    """Distinct strings in one block of UTF-8; many are decoded when asked for: a dataset may have a name per molecule.
 
     Parameters
     ----------
@@ -38,6 +39,9 @@ class Names:
 
     def __init__(self, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
         self.text, self.ends = text, ends
+        longest = int(np.diff(ends).max(initial=0))
+        few = 4 * longest * (len(ends) - 1) <= _DECODED_BYTES
+        self._array = np.array([self[i] for i in range(len(self))], np.str_) if few else None
 
     @classmethod
     def of(cls, names: Sequence[str]) -> "Names":
@@ -59,10 +63,9 @@ class Names:
 
     def take(self, indices: NDArray[np.int64]) -> NDArray[np.str_]:
         """Names of `indices`, as an array of strings."""
-        if len(self) == 1:
-            return np.full(len(indices), self[0])  # with a dtype numpy would cut it to one letter
-        known: dict[int, str] = {}
-        return np.array([known[i] if i in known else known.setdefault(i, self[i]) for i in indices.tolist()], np.str_)
+        if self._array is None:
+            return np.array([self[i] for i in indices.tolist()], np.str_)
+        return self._array.take(indices)
 
 
 @dataclass(frozen=True)
