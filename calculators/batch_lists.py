@@ -62,6 +62,8 @@ class BatchLists:
     ----------
     lists
         What was found for each system.
+    offsets
+        ``(G + 1,)``: first atom of each system.
     wraps
         ``(N, 3)`` float64: lattice vectors that each atom was wrapped by since the search.
     searches
@@ -77,7 +79,9 @@ class BatchLists:
         self.searches = 0
         self.lists: list[Candidates] = []
         self.wraps = torch.zeros(0, 3, dtype=torch.float64, device=self.device)
+        self.offsets = np.zeros(1, dtype=np.int64)
         self._kinds: list[Kind] = []
+        self._latest = self.wraps
 
     def update(self, kinds: Sequence[Kind], positions: Tensor, cells: Tensor, *, changed: bool) -> bool:
         """Make the lists complete for what the systems are and where their atoms are now.
@@ -101,10 +105,11 @@ class BatchLists:
         InvalidStructureError, UnknownElementError, UnsupportedChargeError
             The message begins with the number of the system.
         """
+        latest, self._latest = self._latest, positions.detach().clone()
         known, self.lists = self.lists, []  # a failed search must not leave lists of other systems in place
         anew = changed or not known
         if anew:
-            known = self._taken_over(known, kinds, positions, cells)
+            known = self._taken_over(known, latest, kinds, positions, cells)
             self._kinds = list(kinds)
             self._index(known)
         complete, wraps = self._complete(positions, cells)
@@ -120,14 +125,15 @@ class BatchLists:
         return anew or bool(renewed)
 
     def _taken_over(
-        self, old: Sequence[Candidates], kinds: Sequence[Kind], positions: Tensor, cells: Tensor
+        self, old: Sequence[Candidates], latest: Tensor, kinds: Sequence[Kind], positions: Tensor, cells: Tensor
     ) -> list[Candidates]:
-        """For each system the first list, in the order of the systems before, in whose positions most atoms still are; a
-        new one where there is none. The criterion decides later whether it will do.
+        """For each system the list of the first one, in the order of the call before, most of whose atoms were where its
+        own are now; a new list where there is none. The criterion decides later whether it will do.
         """
         x, h = positions.detach().cpu().numpy(), cells.detach().cpu().numpy()
         bounds = np.cumsum([0, *[len(kind.numbers) for kind in kinds]])
-        keys = [kind.key for kind in self._kinds] if len(self._kinds) == len(old) else []
+        keys = [kind.key for kind in self._kinds] if old else []
+        before = np.split(latest.cpu().numpy(), self.offsets[1:-1]) if old else []
         taken: list[Candidates] = []
         first = 0
         for k, kind in enumerate(kinds):
@@ -135,7 +141,7 @@ class BatchLists:
             for p in range(first, len(keys)):
                 if keys[p] != kind.key:
                     continue
-                near = np.abs(own - old[p].positions).max(axis=1, initial=0.0) < max(self.skin, _ROUNDING)
+                near = np.abs(own - before[p]).max(axis=1, initial=0.0) < max(self.skin, _ROUNDING)
                 if 2 * np.count_nonzero(near) >= len(own):
                     taken.append(old[p])
                     first = p + 1
