@@ -96,7 +96,7 @@ def test_missing_engines_are_named_and_not_passed():
     reasons = {m.subject: m.detail for m in outcome.metrics}
     assert set(reasons) >= {"lammps, 1 rank", "lammps, 2 ranks", "lammps, 4 ranks", "openmm", "gromacs"}
     assert "only a checkpoint" in reasons["lammps, 2 ranks"]
-    assert "no adapter" in reasons["openmm"]
+    assert "only a checkpoint" in reasons["openmm"]
     assert "not known" in reasons["gromacs"]
 
 

@@ -212,14 +212,19 @@ def _lammps(subject: Subject) -> Sequence[Engine]:
     return [LAMMPSEngine(subject, ranks=ranks) for ranks in (1, 2, 4)]
 
 
-def _missing(program: str, names: Sequence[str]) -> Factory:
-    return lambda _subject: [MissingEngine(name, f"hydrapot has no adapter for {program} yet") for name in names]
+def _openmm(subject: Subject) -> Sequence[Engine]:
+    """A force in Python, on the platform Reference."""
+    from hydrapot.validation.openmm_engine import OpenMMEngine  # it uses this module
+
+    if not isinstance(subject, CheckpointSubject):
+        return [MissingEngine("openmm", "only a checkpoint runs in OpenMM")]
+    return [OpenMMEngine(subject)]
 
 
 _FACTORIES: dict[str, Factory] = {
     "ase": _ase,
     "lammps": _lammps,
-    "openmm": _missing("OpenMM", ["openmm"]),
+    "openmm": _openmm,
 }
 
 
