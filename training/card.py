@@ -20,9 +20,8 @@ from hydrapot.potential.model import Potential
 from hydrapot.training.config import TrainConfig
 from hydrapot.training.data.compact import assemble, compact_edges
 from hydrapot.training.data.frames import Frames
-from hydrapot.training.data.splits import apply, load_manifest
+from hydrapot.training.datasets import open_datasets
 from hydrapot.training.metrics import Metrics, error_metrics, relative_force_errors
-from hydrapot.training.setup import read_datasets
 
 #: Atoms per evaluation.
 _CHUNK = 500
@@ -57,14 +56,17 @@ def write_card(
         Errors per head, those of the mean predictor included.
     """
     potential = load(model, dtype=torch.float32)
-    manifest = load_manifest(manifest_path)
-    frames = read_datasets(config, data=data, cache_dir=cache_dir)
+    # Read where they are: a card needs no more than samples of datasets that do not fit into memory.
+    config = config.model_copy(update={"data": config.data.model_copy(update={"structures": "file"})})
+    opened = open_datasets(config, data=data, manifest_path=manifest_path, cache_dir=cache_dir)
     metrics: dict[str, Metrics] = {}
     per_element: dict[str, dict[str, Metrics]] = {}
     heads = [d.name for d in config.datasets]
     for head in track(heads, description="evaluating", console=Console(stderr=True), transient=True):
         potential.check_head(head)
-        train, held_out = (frames[head].subset(index) for index in apply(manifest, frames[head]))
+        train = opened[head].sample(size=config.data.sample)
+        held_out = opened[head].held_out(size=config.data.validation)
+        opened[head].close()
         errors = structure_errors(potential, held_out, head=head)
         metrics[head] = _metrics(errors) | _mean_predictor(potential, train, held_out, head=head)
         per_element[head] = _by_element(held_out, errors)

@@ -2,25 +2,31 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from ase.units import GPa
 
 from hydrapot.potential.conditioning import check_range
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.metadata import CheckpointInfo, HeadInfo
 from hydrapot.potential.model import Potential
+from hydrapot.potential.references import ReferenceEnergies
 from hydrapot.training.config import DatasetConfig, TrainConfig
+from hydrapot.training.data.census import Census
+from hydrapot.training.data.contents import Contents, contents_of
 from hydrapot.training.data.extxyz import read_many
 from hydrapot.training.data.frames import Frames
-from hydrapot.training.data.prepared import PreparedDataset, Scales, prepare
+from hydrapot.training.data.labels import PairRepulsion
+from hydrapot.training.data.neighborhoods import Budget, Neighborhoods
+from hydrapot.training.data.prepared import PreparedDataset, Scales, StreamedDataset, TrainingSet, prepare
 from hydrapot.training.data.references import make_references
-from hydrapot.training.data.splits import SplitManifest, apply, load_manifest
+from hydrapot.training.data.source import concatenate, read_all
+from hydrapot.training.data.store import Store, is_store
+from hydrapot.training.datasets import OpenedDataset, check_present, open_datasets
 from hydrapot.training.initialize import fit_readout
 
 logger = logging.getLogger(__name__)
@@ -31,14 +37,20 @@ class Setup:
     """Everything a run starts from; dictionaries are in the order of the heads."""
 
     potential: Potential
-    training: dict[str, PreparedDataset]
+    training: dict[str, TrainingSet]
     validation: dict[str, PreparedDataset]
     scales: dict[str, Scales]
     #: SHA-256 (16 digits) of the split, which names every dataset's content and validation structures.
     split: str
+    opened: Mapping[str, OpenedDataset]
+
+    def close(self) -> None:
+        """Close the datasets; with distributed ones all processes call this together."""
+        for dataset in self.opened.values():
+            dataset.close()
 
 
-def head_info(config: DatasetConfig, training: Frames, *, label: str) -> HeadInfo:
+def head_info(config: DatasetConfig, training: Contents, *, label: str) -> HeadInfo:
     """Describe a head by its training structures.
 
     Parameters
@@ -46,27 +58,22 @@ def head_info(config: DatasetConfig, training: Frames, *, label: str) -> HeadInf
     config
         The dataset's entry in the configuration.
     training
-        Its training structures.
+        Summary of its training structures.
     label
-        "group" or "interpolation", from the split manifest.
+        "group" or "interpolation", from the split.
     """
-    present = training.compositions() > 0
-    per_element = {chemical_symbols[z]: int(present[:, z].sum()) for z in np.flatnonzero(present.any(axis=0)).tolist()}
-    periodicity = sorted({"".join("T" if p else "F" for p in row) for row in training.pbc.tolist()}, reverse=True)
-    stress = training.stress[training.has_stress]
-    pressure = -np.trace(stress, axis1=1, axis2=2) / 3.0 / GPa
-    values = {(int(q), int(s) or None) for q, s in zip(training.charge, training.spin, strict=True)}
+    values = {(q, s or None) for q, s in training.charge_spin}
     return HeadInfo(
         dataset=config.name,
         level_of_theory=config.level_of_theory,
         references=config.references,
         licence=config.licence,
         attribution=" ".join(config.attribution.split()),
-        structures=len(training),
-        structures_per_element=per_element,
-        periodicity=periodicity,
-        pressure_range=(float(pressure.min()), float(pressure.max())) if len(pressure) else None,
-        stress_trained=len(stress) > 0,
+        structures=training.structures,
+        structures_per_element={chemical_symbols[z]: n for z, n in sorted(training.elements.items())},
+        periodicity=sorted(training.periodicity, reverse=True),
+        pressure_range=training.pressure,
+        stress_trained=training.stresses > 0,
         charge_spin=sorted(values, key=lambda v: (v[0], v[1] or 0)),
         split="interpolation" if label == "interpolation" else "group",
     )
@@ -79,6 +86,7 @@ def set_up(
     manifest_path: Path,
     cache_dir: Path | None = None,
     progress: Callable[[str], None] | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Setup:
     """Read data, fit references, build the model and prepare all datasets.
 
@@ -89,82 +97,135 @@ def set_up(
     data
         Directory of the dataset files.
     manifest_path
-        The split.
+        The split manifest; not needed where all datasets are stores with splits of their own.
     cache_dir
         Where parsed files are kept; the user's cache directory by default.
     progress
         Called with the name of each dataset once it is ready.
+    share
+        Rank and number of processes, which all call this together: they share the counting of neighbors.
 
     Raises
     ------
     ConfigurationError, DatasetError
     """
-    manifest = load_manifest(manifest_path)
-    frames = read_datasets(config, data=data, cache_dir=cache_dir)
-    split = {d.name: apply(manifest, frames[d.name]) for d in config.datasets}
-    references = {
-        d.name: make_references(frames[d.name], split[d.name][0], mode=d.references, prior=d.prior)
-        for d in config.datasets
-    }
+    opened = open_datasets(config, data=data, manifest_path=manifest_path, cache_dir=cache_dir, world=share[1])
+    censuses: dict[str, Census | None] = {}
+    contents: dict[str, Contents] = {}
+    samples: dict[str, Frames] = {}
+    references: dict[str, ReferenceEnergies] = {}
+    for d in config.datasets:
+        dataset = opened[d.name]
+        censuses[d.name] = dataset.census(cutoff=config.model.cutoff, workers=config.data.workers, share=share)
+        contents[d.name] = dataset.contents(censuses[d.name])
+        _check(d.name, contents[d.name], conditioned=config.model.charge_spin)
+        held = contents_of(read_all(dataset.validation)) if not dataset.streamed else None
+        if held is not None:
+            _check_charges(d.name, held, conditioned=config.model.charge_spin)
+        samples[d.name] = dataset.sample(size=config.data.sample, contents=contents[d.name])
+        known = concatenate([samples[d.name], dataset.isolated])
+        references[d.name] = make_references(known, np.arange(len(samples[d.name])), mode=d.references, prior=d.prior)
     info = CheckpointInfo(
         architecture=config.model,
-        heads={
-            d.name: head_info(d, frames[d.name].subset(split[d.name][0]), label=_label(manifest, d.name))
-            for d in config.datasets
-        },
+        heads={d.name: head_info(d, contents[d.name], label=opened[d.name].label) for d in config.datasets},
     )
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(config.run.seed)
     potential = Potential(info, references=references)
     torch.random.set_rng_state(generator_state)
-    training, validation, scales = {}, {}, {}
+    budget = Budget(config.data.neighbor_gib * 2**30)
+    training: dict[str, TrainingSet] = {}
+    validation, scales = {}, {}
     for d in config.datasets:
-        parts = [
-            prepare(
-                frames[d.name].subset(index),
-                references=references[d.name],
-                repulsion=potential.repulsion,
-                cutoff=config.model.cutoff,
-            )
-            for index in split[d.name]
-        ]
-        training[d.name], validation[d.name] = parts
-        scales[d.name] = parts[0].scales()
+        make = _Preparation(references[d.name], potential.repulsion, cutoff=config.model.cutoff, budget=budget)
+        dataset, census = opened[d.name], censuses[d.name]
+        training[d.name] = make.training(dataset, samples.pop(d.name), census)
+        validation[d.name] = make.prepared(dataset.held_out(size=config.data.validation))
+        scales[d.name] = training[d.name].sample.scales()
         potential.head(d.name).scale = scales[d.name].forces
-        fit_readout(potential, parts[0], head=d.name)
+        fit_readout(potential, training[d.name].sample, head=d.name)
         if progress is not None:
             progress(d.name)
-    split_hash = hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()[:16]
-    return Setup(potential=potential, training=training, validation=validation, scales=scales, split=split_hash)
+    return Setup(
+        potential=potential,
+        training=training,
+        validation=validation,
+        scales=scales,
+        split=_split_hash(opened),
+        opened=opened,
+    )
 
 
-def _label(manifest: SplitManifest, name: str) -> str:
-    return manifest.datasets[name].label
+class _Preparation:
+    """How the structures of one head are prepared."""
+
+    def __init__(
+        self, references: ReferenceEnergies, repulsion: PairRepulsion, *, cutoff: float, budget: Budget
+    ) -> None:
+        self.references, self.repulsion, self.cutoff, self.budget = references, repulsion, cutoff, budget
+
+    def prepared(self, frames: Frames, *, budget: Budget | None = None) -> PreparedDataset:
+        """Structures in memory."""
+        return prepare(
+            frames,
+            references=self.references,
+            repulsion=self.repulsion,
+            cutoff=self.cutoff,
+            budget=self.budget if budget is None else budget,
+        )
+
+    def training(self, dataset: OpenedDataset, sample: Frames, census: Census | None) -> TrainingSet:
+        """Training structures of a dataset, in memory or streamed."""
+        if census is None:
+            return self.prepared(sample)
+        return StreamedDataset(
+            dataset.training,
+            census=census,
+            sample=self.prepared(sample, budget=Budget(0.0)),  # statistics need each list once
+            lists=Neighborhoods(cutoff=self.cutoff, budget=self.budget),
+            references=self.references,
+            repulsion=self.repulsion,
+        )
+
+
+def _split_hash(opened: Mapping[str, OpenedDataset]) -> str:
+    """16 digits that name which structures are trained on and which held out, wherever they are stored."""
+    contents = {dataset.content for dataset in opened.values()}
+    if len(contents) == 1:  # one manifest for all
+        return contents.pop()[:16]
+    named = "\n".join(f"{name} {dataset.content}" for name, dataset in opened.items())
+    return hashlib.sha256(named.encode()).hexdigest()[:16]
 
 
 def read_datasets(config: TrainConfig, *, data: Path, cache_dir: Path | None) -> dict[str, Frames]:
-    """Read the files of all datasets; raise :class:`ConfigurationError` naming the first that is missing."""
-    if not data.is_dir():
-        raise ConfigurationError(f"data directory {data} does not exist")
-    missing = [d.file for d in config.datasets if not (data / d.file).is_file()]
-    if missing:
-        raise ConfigurationError(f"{data} has no {missing[0]} ({len(missing)} of {len(config.datasets)} files missing)")
-    frames = read_many([data / d.file for d in config.datasets], cache_dir=cache_dir)
+    """Read all datasets whole; raise :class:`ConfigurationError` naming the first that is missing."""
+    check_present(config, data=data)
+    files = [data / d.file for d in config.datasets if not is_store(data / d.file)]
+    read = read_many(files, cache_dir=cache_dir)
+    frames = {d.name: read[d.name] if d.name in read else _whole(data / d.file) for d in config.datasets}
     for name, f in frames.items():
-        if not np.isfinite(f.energy).any():
-            raise ConfigurationError(f"dataset {name} holds no structure with an energy: reference energies need some")
-        _check_charges(f, conditioned=config.model.charge_spin)
+        _check(name, contents_of(f), conditioned=config.model.charge_spin)
     return frames
 
 
-def _check_charges(frames: Frames, *, conditioned: bool) -> None:
+def _whole(path: Path) -> Frames:
+    with Store(path) as store:
+        return concatenate([read_all(store.view(split)) for split in store.splits])
+
+
+def _check(name: str, contents: Contents, *, conditioned: bool) -> None:
+    if not contents.energies:
+        raise ConfigurationError(f"dataset {name} holds no structure with an energy: reference energies need some")
+    _check_charges(name, contents, conditioned=conditioned)
+
+
+def _check_charges(name: str, contents: Contents, *, conditioned: bool) -> None:
     """Raise for charges that inference refuses, or that the model would be blind to."""
-    for charge, spin in sorted({(int(q), int(s)) for q, s in zip(frames.charge, frames.spin, strict=True)}):
+    for charge, spin in sorted(contents.charge_spin):
         check_range(charge, spin)
-    if frames.charge.any() and not conditioned:
-        raise ConfigurationError(f"dataset {frames.name} holds charged structures: set model.charge_spin to true")
-    charged_cells = np.flatnonzero((frames.charge != 0) & frames.pbc.any(axis=1))
-    if len(charged_cells):
+    if any(charge for charge, _ in contents.charge_spin) and not conditioned:
+        raise ConfigurationError(f"dataset {name} holds charged structures: set model.charge_spin to true")
+    if contents.charged_cell is not None:
         raise ConfigurationError(
-            f"dataset {frames.name}, structure {charged_cells[0]}: a charged periodic cell has no defined energy"
+            f"dataset {name}, structure {contents.charged_cell}: a charged periodic cell has no defined energy"
         )

@@ -110,8 +110,7 @@ def repulsive_part(frames: Frames, edges: Sequence[CompactEdges], *, repulsion: 
 
     def total(values: NDArray[np.float64], places: NDArray[np.int64], size: int) -> NDArray[np.float64]:
         # Adds one after the other in the order of the pairs, which is that of the structure's own list.
-        summed: NDArray[np.float64] = np.bincount(places, values, minlength=size)
-        return summed
+        return np.bincount(places, values, minlength=size).astype(np.float64, copy=False)
 
     forces = [total(g, receivers, atoms) - total(g, senders, atoms) for g in gradient.T]
     strain = np.zeros((n, 3, 3))

@@ -17,9 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrapot.potential.errors import ConfigurationError
+from hydrapot.training.data.census import Column
 from hydrapot.training.data.draws import Draws
 from hydrapot.training.data.packing import Limits, Packed, fill, pack
 
+#: A number of each structure of a dataset, which arrays of indices pick from.
+Sizes = NDArray[np.integer[Any]] | Column
 #: Relative jitter of the neighbor count before sorting: mixes datasets in a batch at a few percent of padding.
 JITTER = 0.15
 #: Structures that are drawn and packed at a time; a round is never longer, unless batches are very large.
@@ -61,7 +64,7 @@ class Round:
 
     def __init__(self, pieces: Sequence[_Piece]) -> None:
         self._pieces = pieces
-        self._batches = max(p.order.shape[1] for p in pieces)
+        self._batches = max(int(p.order.shape[1]) for p in pieces)
 
     def __len__(self) -> int:
         return self._batches
@@ -69,7 +72,7 @@ class Round:
     def __getitem__(self, k: int) -> list[NDArray[np.int64]]:
         if not 0 <= k < self._batches:
             raise IndexError(k)
-        parts = []
+        parts: list[NDArray[np.int64]] = []
         for piece in self._pieces:
             # Branches differ a little in the number of their stretches; a shorter one begins again.
             for stretch in piece.order[:, k % piece.order.shape[1]].tolist():
@@ -84,7 +87,7 @@ class GlobalSampler:
     ----------
     atoms, degrees, edges
         Per dataset, ``(n_d,)``: number of atoms, largest number of neighbors and number of directed edges of each training
-        structure. May be memory-mapped: only what a round needs is read.
+        structure. Only what a round needs is looked up.
     temperature
         A dataset is drawn from in proportion to weight · size^temperature: 0 = all datasets alike, 1 = all structures.
     weights
@@ -114,9 +117,9 @@ class GlobalSampler:
 
     def __init__(
         self,
-        atoms: Sequence[NDArray[np.integer[Any]]],
-        degrees: Sequence[NDArray[np.integer[Any]]],
-        edges: Sequence[NDArray[np.integer[Any]]],
+        atoms: Sequence[Sizes],
+        degrees: Sequence[Sizes],
+        edges: Sequence[Sizes],
         *,
         temperature: float,
         edge_slots: int,
@@ -307,7 +310,8 @@ class BalancedSampler(GlobalSampler):
 
     def round(self, index: int) -> list[NDArray[np.int64]]:  # type: ignore[override]
         """The batches of round `index`, each ``(B, 2)``: dataset, structure."""
-        return [batch[0] for batch in super().round(index)]
+        batches = super().round(index)
+        return [batches[k][0] for k in range(len(batches))]
 
     def stream(self, start: Position) -> Iterator[tuple[Position, NDArray[np.int64]]]:  # type: ignore[override]
         """Batches from `start` on, each with the position that follows it."""
