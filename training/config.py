@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.metadata import LevelOfTheory, ModelConfig
 from hydrapot.training.layout import LayoutConfig
+from hydrapot.training.meter import TelemetryConfig
 from hydrapot.training.objective import ObjectiveConfig
 
 
@@ -168,6 +169,7 @@ class TrainConfig(_Section):
     data: DataConfig = Field(default_factory=DataConfig)
     layout: LayoutConfig = Field(default_factory=LayoutConfig)
     run: RunConfig = Field(default_factory=RunConfig)
+    telemetry: TelemetryConfig = Field(default_factory=TelemetryConfig)
     split: str = Field(description="Split manifest (JSON), relative to this file.")
     card: str | None = Field(
         default=None,
