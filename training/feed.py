@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrapot.training.config import TrainConfig
+from hydrapot.training.data.frames import Structure
 from hydrapot.training.data.prepared import make_batch, normalizers
 from hydrapot.training.data.sampler import GlobalSampler, Position
 from hydrapot.training.prefetch import Prefetched
@@ -37,6 +38,9 @@ class Feed(Protocol):
 
     def __next__(self) -> Work:
         """The next step's work; waits until it is ready."""
+
+    def structures(self, rows: NDArray[np.int64]) -> list[Structure]:
+        """The structures of a part, with their labels as they were read."""
 
     def close(self) -> None:
         """End what prepares work in the background."""
@@ -112,6 +116,10 @@ class PreparedFeed:
         if self._ahead is None:
             raise RuntimeError("start() was not called")
         return next(self._ahead)
+
+    def structures(self, rows: NDArray[np.int64]) -> list[Structure]:
+        """As in :class:`Feed`."""
+        return [self.datasets[d].take(np.array([i])).structures[0] for d, i in rows.tolist()]
 
     def close(self) -> None:
         """As in :class:`Feed`."""

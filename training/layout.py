@@ -142,6 +142,15 @@ class Layout:
         """Whole tensors by key, on the CPU and copied, on the main process; nothing on the others."""
         return {entry.key: entry.value.detach().cpu().clone() for entry in entries}
 
+    def check(self) -> None:
+        """Raise if processes that hold the same weights do not, to the last bit.
+
+        Raises
+        ------
+        SimulationError
+            A process has drifted away from the others (faulty memory, another library or processor).
+        """
+
     def place(self, parameter: str, whole: Tensor) -> Tensor:
         """What this process holds of a tensor that belongs to `parameter` and has its shape."""
         del parameter

@@ -23,8 +23,10 @@ from hydrapot.training.metrics import Metrics
 from hydrapot.training.objective import Losses, weigh_energies
 from hydrapot.training.observer import Observer, StepEvent
 from hydrapot.training.progress import Progress
+from hydrapot.training.quarantine import keep_culprits
 from hydrapot.training.report import Report
 from hydrapot.training.schedule import fade, learning_rate
+from hydrapot.training.step import Batch, Step
 from hydrapot.training.stopping import STOP_REASONS, Stops
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ class Loop:
     ----------
     config, progress, layout, rule, feed
         The run, its state, what this process holds, how gradients are made, and of what.
+    step
+        Loss and gradients of one batch, for a closer look at those that are not finite.
     report
         Writes states, logs and models; validates.
     stops
@@ -62,11 +66,13 @@ class Loop:
         layout: Layout,
         rule: GradientRule,
         feed: Feed,
+        step: Step,
         report: Report,
         stops: Stops,
         observer: Observer,
     ) -> None:
         self.config, self.progress, self.layout, self.rule = config, progress, layout, rule
+        self.step = step
         self.feed, self.report, self.stops, self.observer = feed, report, stops, observer
 
     def run(self, bar: Bar) -> tuple[str | None, dict[str, Metrics]]:
@@ -108,6 +114,7 @@ class Loop:
                 self._validate(bar, record=False)
         finally:
             self.feed.close()
+            report.close()
             self.observer.close()
         return stopped, report.last_metrics
 
@@ -129,14 +136,7 @@ class Loop:
             with self.observer.section("optimizer"):
                 self._update(gradients, norm, rate=rate)
         else:
-            self.progress.skipped += 1
-            self.report.skip(work, batches)
-            if self.progress.skipped > self.config.run.nonfinite_limit:
-                raise SimulationError(
-                    f"the loss or its gradient is not finite at step {step}, after {self.progress.skipped - 1} skipped"
-                    f" steps (run.nonfinite_limit): look at {self.report.quarantine}, or lower optimizer.learning_rate"
-                    f" and go on with --resume if {self.report.state_file} exists"
-                )
+            self._skip(work, batches)
         values = sums.tolist()
         event = StepEvent(
             step=step + 1,
@@ -150,6 +150,32 @@ class Loop:
         )
         flags = values[8:]
         return _Outcome(event, next((k for k, flag in enumerate(flags) if flag), None), save=values[7] > 0)
+
+    def _skip(self, work: Work, batches: Sequence[Batch]) -> None:
+        """Leave the weights as they are, and keep what the trouble came from; so many times and no more."""
+        step = self.progress.step
+        self.progress.skipped += 1
+        kept = keep_culprits(
+            self.step,
+            batches,
+            layout=self.layout,
+            structures=[self.feed.structures(rows) for rows in work.rows],
+            rows=work.rows,
+            datasets=[d.name for d in self.config.datasets],
+            number=step,
+            folder=self.report.quarantine,
+        )
+        found = int(self.layout.total(torch.tensor([len(kept)], dtype=torch.float64, device=self.layout.device)))
+        logger.warning(
+            "step %d skipped: the loss or its gradient is not finite; %d parts kept in %s",
+            *(step, found, self.report.quarantine),
+        )
+        if self.progress.skipped > self.config.run.nonfinite_limit:
+            raise SimulationError(
+                f"the loss or its gradient is not finite at step {step}, after {self.progress.skipped - 1} skipped steps"
+                f" (run.nonfinite_limit): look at {self.report.quarantine}, or lower optimizer.learning_rate and go on"
+                f" with --resume if {self.report.state_file} exists"
+            )
 
     def _agree(self, losses: Losses, work: Work) -> Tensor:
         """Sums over all processes: losses, sizes, wishes to save and to stop."""

@@ -55,13 +55,7 @@ class DataLayout(Layout):
         return super().gather(entries) if self.main else {}
 
     def check(self) -> None:
-        """Raise if the processes do not hold the same weights, to the last bit.
-
-        Raises
-        ------
-        SimulationError
-            A process has drifted away from the others (faulty memory, another library or processor).
-        """
+        """As in :class:`Layout`."""
         _check_same(self.tensors, world=self.world, group=self.group)
 
 
@@ -170,7 +164,7 @@ class TaskLayout(DataLayout):
         return {}
 
     def check(self) -> None:
-        """As in :class:`DataLayout`, for the encoder."""
+        """As in :class:`Layout`, for the encoder."""
         shared = [t for t, owner in zip(self.tensors, self.owner, strict=True) if owner is None]
         _check_same(shared, world=self.world, group=self.group)
 

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from hydrapot.potential.errors import CheckpointError
 from hydrapot.training.config import TrainConfig
 from hydrapot.training.evaluation import Evaluation
-from hydrapot.training.feed import Work
 from hydrapot.training.layout import Entry, Layout
 from hydrapot.training.metrics import Metrics, relative_force_errors
 from hydrapot.training.observer import Observer, StepEvent
 from hydrapot.training.output import ModelFile
 from hydrapot.training.progress import STATE_FILE, Progress
-from hydrapot.training.step import Batch
 from hydrapot.training.telemetry import RunLog, write_json
 from hydrapot.training.writer import StateWriter
 
@@ -75,6 +74,13 @@ class Report:
         """It is time for the next save."""
         return (time.monotonic() - self._saved) / 60.0 >= self.config.run.checkpoint_minutes
 
+    def close(self) -> None:
+        """Wait for what is being written; an error of it no longer matters."""
+        try:
+            self.writer.wait()
+        except CheckpointError as error:
+            logger.warning("%s", error)
+
     def save(self, *, wait: bool = False) -> None:
         """Copy the state and write it, in the background unless `wait`."""
         with self.observer.section("checkpoint"):
@@ -101,12 +107,6 @@ class Report:
             show(f"training  loss {row[1]:.4f}  {rate:,.0f} atoms/s")
         self._rows, self._atoms, self._since = [], 0, time.monotonic()
 
-    def skip(self, work: Work, batches: Sequence[Batch]) -> None:
-        """A step whose gradient was not finite."""
-        del batches
-        logger.warning("step %d skipped: the loss or its gradient is not finite", self.progress.step)
-        del work
-
     # --- validation ---
 
     def validate(self, *, record: bool = True) -> dict[str, Metrics]:
@@ -121,6 +121,7 @@ class Report:
                 for parameter, value in zip(tensors, present, strict=True):
                     parameter.copy_(value)
         self.last_metrics = metrics
+        self.layout.check()
         weights = self.layout.gather(
             Entry(name, name, value) for name, value in zip(self.layout.names, average.values, strict=True)
         )
