@@ -124,16 +124,19 @@ def create_mixed_system(
     # openmm-ml needs no registration for this, so that it works from a source tree, too.
     potential = MLPotential.__new__(MLPotential)
     potential._impl = HydrapotImplementation(_ANY, model=model, **arguments)  # noqa: SLF001
-    made = potential.createMixedSystem(
-        topology,
-        system,
-        chosen,
-        removeConstraints=remove_constraints,
-        forceGroup=force_group,
-        interpolate=interpolate,
-        returnInfo=True,
-        linkAtomDistances=list(link_atom_distances),
-    )
+    try:
+        made = potential.createMixedSystem(
+            topology,
+            system,
+            chosen,
+            removeConstraints=remove_constraints,
+            forceGroup=force_group,
+            interpolate=interpolate,
+            returnInfo=True,
+            linkAtomDistances=list(link_atom_distances),
+        )
+    except NotImplementedError as error:  # say, to interpolate in a force field with a CustomNonbondedForce
+        raise ConfigurationError(f"openmm-ml cannot make this mixed system: {error}") from error
     mixed, extended = made["system"], made["topology"]
     if arguments.get("keep_molecules", True) and not any(force.getName() == MOLECULES for force in mixed.getForces()):
         name_molecules(mixed, topology, atoms=chosen)  # bonds inside a collective variable do not count for OpenMM
