@@ -7,6 +7,7 @@ import multiprocessing
 import queue as queues
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def import_dataset(
     workers
         Processes.
     resume
-        Go on with an import that was interrupted; begins anew if there is none.
+        Go on with an import that was interrupted; begins anew if there is none, and does nothing if it was finished.
     progress
         Show a bar on standard error.
     duplicates
@@ -115,6 +116,9 @@ def import_dataset(
     name = name or store.name.removesuffix(SUFFIX)
     if (store / INDEX).exists() and not resume:
         raise DatasetError(f"{store} exists: choose another name, or remove it first")
+    if (store / REPORT).exists():  # written last: nothing is left to do
+        log.info("%s: the import was finished before", store)
+        return ImportReport.model_validate_json((store / REPORT).read_bytes())
     if store.exists() and any(store.iterdir()) and not resume:
         raise DatasetError(f"{store}: an unfinished import is there: go on with --resume, or remove the folder first")
 
@@ -254,7 +258,7 @@ def _plan(
         before = json.loads(place.read_bytes())
     except FileNotFoundError:
         if (store / INDEX).exists():
-            raise DatasetError(f"{store}: the import is finished already") from None
+            raise DatasetError(f"{store}: a finished store without {REPORT}: it was not imported from files") from None
         store.mkdir(parents=True, exist_ok=True)
         write_atomically(place, json.dumps(plan, indent=1).encode())
         return
@@ -296,6 +300,10 @@ def _run(tasks: list[ShardTask], *, files: int, workers: int, progress: bool) ->
         jobs = [pool.submit(run_task, task) for task in tasks]
         try:
             _follow(jobs, channel, show)
+        except BrokenProcessPool as error:
+            raise DatasetError(
+                "a process ended without a word (killed, or out of memory?): go on with --resume, perhaps with fewer -j"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -25,6 +25,8 @@ from hydrapot.training.data.store_writer import StoreWriter
 
 CHUNK_BYTES = 64 * 1024 * 1024
 """Size of the files of the store; a process holds about twice as much."""
+CHUNK = 1024
+"""Structures that are handed on at a time."""
 TALLIES = TypeAdapter(list[FileTally])
 
 Progress = Callable[[int, int, int], None]
@@ -96,7 +98,14 @@ def import_shard(task: ShardTask, progress: Progress) -> None:
             if len(tallies) == f:
                 tallies.append(FileTally(name=file.name, layout=file.layout))
             writer.add_source(SourceFile(name=file.name, sha256=_sha256(file.path)))
-            chunks = read_chunks(file.path, layout=file.layout, name=task.name, start=begin, options=task.options)
+            chunks = read_chunks(
+                file.path,
+                layout=file.layout,
+                name=task.name,
+                start=begin,
+                options=task.options,
+                size=min(CHUNK, task.commit_every),
+            )
             for chunk in chunks:
                 frames, rejects = _sound(chunk, task.limits)
                 if len(frames):

@@ -142,7 +142,8 @@ def draw(found: Statistics, path: Path) -> None:
     FigureCanvasAgg(figure)
     of = "" if found.structures == found.sampled else f", {found.sampled:,} of them drawn"
     number = "first structures" if found.structures is None else f"{found.structures:,} structures"
-    figure.suptitle(f"{found.name}: {number}{of}")
+    figure.suptitle(f"{found.name}: {number}{of}\n", fontsize="large")
+    figure.text(0.5, 0.945, "line: median; the outermost bars hold all that lies beyond", ha="center", color="0.4")
     for axes, (key, distribution) in zip(figure.subplots(2, 3).flat, found.distributions.items(), strict=True):
         _histogram(axes, distribution, whole=key in {"atoms", "neighbors"}, log=key in {"force", "energy"})
     path.parent.mkdir(parents=True, exist_ok=True)
