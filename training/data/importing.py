@@ -30,7 +30,7 @@ from hydrapot.training.data.importing_shard import (
     tally_path,
 )
 from hydrapot.training.data.limits import Limits
-from hydrapot.training.data.readers import FORMATS, LABELS, ReaderOptions, format_of
+from hydrapot.training.data.readers import FORMATS, LABELS, ReaderOptions, check_options, format_of
 from hydrapot.training.data.readers.detection import candidates
 from hydrapot.training.data.store import Store
 from hydrapot.training.data.store_layout import INDEX, SUFFIX, Precision, StoreAttributes
@@ -106,7 +106,7 @@ def import_dataset(
         already, or that was begun with other files or other options.
     """
     options, limits = options or ReaderOptions(), limits or Limits()
-    for label in (*options.labels, *limits.require):
+    for label in limits.require:
         if label not in LABELS:
             raise ConfigurationError(f"label {label!r}: there are {', '.join(LABELS)}")
     if set(limits.require) - set(options.labels):
@@ -123,6 +123,8 @@ def import_dataset(
         raise DatasetError(f"{store}: an unfinished import is there: go on with --resume, or remove the folder first")
 
     files = gather(sources, layout=layout)
+    for found in sorted({file.layout for file in files}):
+        check_options(found, options)
     settings = {
         "format": layout,
         "energy": options.energy,
@@ -279,7 +281,8 @@ def _run(tasks: list[ShardTask], *, files: int, workers: int, progress: bool) ->
         TextColumn("files · {task.fields[structures]:,} structures · {task.fields[rejects]:,} left out"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not progress) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not (progress and console.is_terminal)) as bar:
         task_id = bar.add_task("", total=files, structures=0, rejects=0)
         totals = [0, 0, 0]
 

@@ -32,6 +32,7 @@ __all__ = [
     "ReaderOptions",
     "Record",
     "Reject",
+    "check_options",
     "chunks",
     "empty_frames",
     "format_of",
@@ -119,6 +120,12 @@ def open_records(
         The file is missing, truncated or corrupt.
     """
     options = options or ReaderOptions()
+    check_options(layout, options)
+    return reader_of(layout)(path, start=start, options=options)
+
+
+def check_options(layout: str, options: ReaderOptions) -> None:
+    """Raise `ConfigurationError` for a layout that does not exist, and for an option that it does not have."""
     found = FORMATS.get(layout)
     if found is None:
         raise ConfigurationError(f"format {layout!r}: there are {', '.join(FORMATS)}")
@@ -127,7 +134,9 @@ def open_records(
         raise ConfigurationError(f"energy {options.energy!r}: {layout} has {', '.join(found.energies)}")
     if options.group is not None and not found.free_keys:
         raise ConfigurationError(f"group {options.group!r}: the groups of {layout} are those of its layout")
-    return reader_of(layout)(path, start=start, options=options)
+    for label in options.labels:
+        if label not in LABELS:
+            raise ConfigurationError(f"label {label!r}: there are {', '.join(LABELS)}")
 
 
 def reader_of(layout: str) -> Reader:
