@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hydrapot.training.data import store_columns
 from hydrapot.training.data.frames import DatasetError
 from hydrapot.training.data.source import Source, read_all
 from tests.store_helpers import ATTRIBUTES, as_float32, assert_same, random_frames
@@ -123,6 +124,15 @@ def test_content_names_the_numbers(tmp_path, frames):
     assert write(tmp_path / "b.store", [("all", frames)], name="other").content == first
     changed = replace(frames, energy=np.nextafter(frames.energy, np.inf))
     assert write(tmp_path / "c.store", [("all", changed)]).content != first
+
+
+def test_many_names_are_decoded_when_asked_for(folder, frames, monkeypatch):
+    """A dataset with a name per molecule does not hold them all as strings."""
+    monkeypatch.setattr(store_columns, "_DECODED_BYTES", 0)
+    view = Store(folder).view("train")
+    indices = np.array([5, 199, 5, 0, 77])
+    assert view.read(indices).group.tolist() == frames.group[indices].tolist()
+    assert {reader.names._array for reader in view.store._readers.values()} == {None}
 
 
 def test_threads_read_at_once(folder, frames):

@@ -39,6 +39,16 @@ def import_all(path, *, commits, pace=0.0):
             time.sleep(pace)
 
 
+def import_shard(path, *, shard, shards):
+    """One of several importers, each with every so-many-th batch; as ranks of an MPI job would be."""
+    options = {"name": "set", "attributes": ATTRIBUTES, "precision": "float64", "chunk_bytes": 2_000}
+    with StoreWriter(path, **options, shard=shard, shards=shards, resume=True) as writer:
+        for batch in range((writer.cursor or {}).get("next", shard), 0 if writer.finished else BATCHES, shards):
+            writer.append(frames().subset(np.arange(BATCH * batch, BATCH * (batch + 1))))
+            writer.commit({"next": batch + shards})
+            time.sleep(0.002)
+
+
 @pytest.fixture(scope="module")
 def start():
     """Starts imports from a clean process that has loaded everything: killing comes at a moment of the writing."""
@@ -46,8 +56,8 @@ def start():
     context.set_forkserver_preload(["tests.test_store_killed"])
     context.Process(target=os.getpid).start()
 
-    def start(path, **options):
-        process = context.Process(target=import_all, args=(path,), kwargs=options)
+    def start(path, *, target=import_all, **options):
+        process = context.Process(target=target, args=(path,), kwargs=options)
         process.start()
         return process
 
@@ -117,3 +127,26 @@ def test_killed_at_ten_moments_of_a_write(tmp_path, start):
         import_all(path, commits=True)
         check(path)
     assert killed > KILLS / 2
+
+
+def test_shards_written_at_once_and_one_killed(tmp_path, start):
+    """Several processes make one store; it appears when the last has finished, also when one had to begin again."""
+    path, shards = tmp_path / "set.store", 3
+    processes = [start(path, target=import_shard, shard=k, shards=shards) for k in range(shards)]
+    wait_for((path / "shard-00001.json").exists)
+    processes[1].kill()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, -signal.SIGKILL, 0]
+    with pytest.raises(DatasetError, match="unfinished"):
+        Store(path)
+    again = start(path, target=import_shard, shard=1, shards=shards)
+    again.join()
+    assert again.exitcode == 0
+    data = frames()
+    order = np.concatenate(
+        [np.arange(BATCH * batch, BATCH * (batch + 1)) for k in range(shards) for batch in range(k, BATCHES, shards)]
+    )
+    with Store(path) as store:
+        store.verify()
+        assert_same(store.read_range(0, len(data), split="all"), data.subset(order))
