@@ -17,13 +17,12 @@ loads are to be equal within each batch, since that is where ranks wait for each
 All steps are array operations over every batch of a round at once.
 """
 
-from dataclasses import dataclass
-from itertools import pairwise
-
 import numpy as np
 from numpy.typing import NDArray
 
 from hydrapot.potential.errors import ConfigurationError
+from hydrapot.training.data.overfull import repaired
+from hydrapot.training.data.parts import Limits, Packed
 
 #: Relative deviation from the mean, of atoms and of edges, below which a batch counts as balanced.
 TOLERANCE = 0.01
@@ -35,70 +34,6 @@ _CANDIDATES = 32
 _CHUNK = 4_000_000
 #: Stretches are filled to 1/this of the slots, since parts are never exactly equal.
 _SLACK = 1.03
-#: Stretches on either side that take what does not fit into its own.
-_NEIGHBORHOOD = 3
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a part may hold at most; a single structure above them is a part of its own.
-
-    Attributes
-    ----------
-    edge_slots
-        Atoms × largest number of neighbors.
-    structures
-        Number of structures.
-    """
-
-    edge_slots: int
-    structures: int
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Structures in `stretches` × `parts` bins.
-
-    Attributes
-    ----------
-    members
-        ``(n,)``, structures in order of stretch and part.
-    offsets
-        ``(stretches, parts + 1)``: part p of stretch s is ``members[offsets[s, p] : offsets[s, p + 1]]``.
-    """
-
-    members: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-    def parts(self, stretch: int) -> list[NDArray[np.int64]]:
-        """Structures of each part of one stretch."""
-        return [self.members[a:b] for a, b in pairwise(self.offsets[stretch].tolist())]
-
-
-def fill(atoms: NDArray[np.int64], degrees: NDArray[np.int64], *, limits: Limits) -> Packed:
-    """Fill one part after the other to its limits, in the order given.
-
-    Parameters
-    ----------
-    atoms, degrees
-        ``(n,)``: number of atoms, and largest number of neighbors (at least 1), of each structure.
-    limits
-        Of a part.
-    """
-    starts = [0]
-    n, widest, held = 0, 0, 0
-    for k, (a, g) in enumerate(zip(atoms.tolist(), degrees.tolist(), strict=True)):
-        wider, more = max(widest, g), n + a
-        if held and (more * wider > limits.edge_slots or held == limits.structures):
-            starts.append(k)
-            more, wider, held = a, g, 0
-        held += 1
-        n, widest = more, wider
-    offsets = np.array([*starts, len(atoms)], dtype=np.int64)
-    return Packed(np.arange(len(atoms)), np.stack([offsets[:-1], offsets[1:]], axis=1))
 
 
 def pack(
@@ -136,7 +71,8 @@ def pack(
             " sampler.strata, or train on more data"
         )
     bounds = _stretches(atoms, degrees, parts=parts, limits=limits, multiple=multiple)
-    return _repaired(_deal(atoms, edges, bounds, parts=parts, limits=limits), atoms, degrees, limits=limits)
+    dealt = _deal(atoms, edges, bounds, parts=parts, limits=limits)
+    return repaired(dealt, atoms, degrees, limits=limits, multiple=multiple)
 
 
 def _stretches(
@@ -293,54 +229,3 @@ def _exchange(
         bins[mine], bins[other] = bins[other], bins[mine]
         for q in range(2):
             weights[q][mine], weights[q][other] = weights[q][other], weights[q][mine]
-
-
-def _repaired(
-    packed: Packed,
-    atoms: NDArray[np.int64],
-    degrees: NDArray[np.int64],
-    *,
-    limits: Limits,
-) -> Packed:
-    """Move structures out of parts that came out above the limits, into parts of the same or a near stretch with room."""
-    stretches, parts = packed.offsets.shape[0], packed.offsets.shape[1] - 1
-    starts = packed.offsets[:, :-1].ravel()
-    held = np.diff(packed.offsets, axis=1).ravel()
-    total = np.add.reduceat(atoms[packed.members], starts)
-    widest = np.maximum.reduceat(degrees[packed.members], starts)
-    full = np.flatnonzero((held > 1) & ((total * widest > limits.edge_slots) | (held > limits.structures)))
-    if not len(full):
-        return packed
-    # Part that each place of `members` belongs to; the few moves are made here and sorted out at the end.
-    owner = np.repeat(np.arange(stretches * parts), held)
-    for part in full.tolist():
-        own = np.arange(starts[part], starts[part] + held[part])
-        # Small ones first: they find a place most easily and disturb the balance least.
-        for place in own[np.argsort(atoms[packed.members[own]], kind="stable")].tolist():
-            if held[part] == 1 or (total[part] * widest[part] <= limits.edge_slots and held[part] <= limits.structures):
-                break
-            a, g = int(atoms[packed.members[place]]), int(degrees[packed.members[place]])
-            s = part // parts
-            for low, high in ((s, s + 1), (max(s - _NEIGHBORHOOD, 0), min(s + _NEIGHBORHOOD + 1, stretches))):
-                near = np.arange(low * parts, high * parts)
-                slots = (total[near] + a) * np.maximum(widest[near], g)
-                slots[(near == part) | (held[near] >= limits.structures)] = np.iinfo(np.int64).max
-                best = int(slots.argmin())
-                if slots[best] <= limits.edge_slots:
-                    to = int(near[best])
-                    owner[place] = to
-                    total[part] -= a
-                    total[to] += a
-                    held[part] -= 1
-                    held[to] += 1
-                    widest[to] = max(int(widest[to]), g)
-                    rest = packed.members[(slice_ := np.arange(starts[part], starts[part] + len(own)))][
-                        owner[slice_] == part
-                    ]
-                    widest[part] = degrees[rest].max()
-                    break
-    order = np.argsort(owner, kind="stable")
-    ends = np.cumsum(held).reshape(stretches, parts)
-    return Packed(
-        packed.members[order], np.concatenate([ends[:, :1] - held.reshape(stretches, parts)[:, :1], ends], axis=1)
-    )

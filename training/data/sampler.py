@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.training.data.census import Column
 from hydrapot.training.data.draws import Draws
-from hydrapot.training.data.packing import Limits, Packed, fill, pack
+from hydrapot.training.data.packing import pack
+from hydrapot.training.data.parts import Limits, Packed, fill
 
 #: A number of each structure of a dataset, which arrays of indices pick from.
 Sizes = NDArray[np.integer[Any]] | Column
