@@ -82,6 +82,14 @@ def one_by_one(atoms: list[Atoms], args: argparse.Namespace) -> tuple[list[Atoms
     return relaxed, (time.perf_counter() - begin, time.process_time() - cpu), steps
 
 
+def fire(*, cell: bool) -> dict[str, Any]:
+    """The optimizer, by whichever interface TorchSim has."""
+    if hasattr(ts, "Optimizer"):
+        filters = {"init_kwargs": {"cell_filter": ts.CellFilter.frechet}} if cell else {}
+        return {"optimizer": ts.Optimizer.fire, **filters}
+    return {"optimizer": ts.optimizers.frechet_cell_fire if cell else ts.optimizers.fire}
+
+
 def batched(atoms: list[Atoms], args: argparse.Namespace) -> tuple[list[Atoms], tuple[float, float], int]:
     """Relaxed structures, seconds (of the clock, of the processors) and evaluations of TorchSim."""
     model = HydrapotModel(
@@ -99,7 +107,7 @@ def batched(atoms: list[Atoms], args: argparse.Namespace) -> tuple[list[Atoms], 
     state = ts.optimize(
         model.state(atoms),
         model,
-        optimizer=ts.optimizers.frechet_cell_fire if args.cell else ts.optimizers.fire,
+        **fire(cell=args.cell),
         convergence_fn=ts.generate_force_convergence_fn(args.fmax, include_cell_forces=args.cell),
         autobatcher=ts.InFlightAutoBatcher(model, memory_scales_with="n_atoms", max_memory_scaler=args.batch),
         max_steps=MAX_STEPS * len(atoms),  # TorchSim counts the steps of all batches together

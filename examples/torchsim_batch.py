@@ -8,6 +8,7 @@ Needs ``pip install 'hydrapot[torchsim]'``. Half a minute on two cores; ``--devi
 import argparse
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,13 @@ def vacancies(number: int) -> list[Atoms]:
     return made
 
 
+def cell_relaxation() -> dict[str, Any]:
+    """FIRE for positions and cell."""
+    if hasattr(ts, "Optimizer"):  # TorchSim 0.4 and later
+        return {"optimizer": ts.Optimizer.fire, "init_kwargs": {"cell_filter": ts.CellFilter.frechet}}
+    return {"optimizer": ts.optimizers.frechet_cell_fire}
+
+
 def main() -> None:
     """Relax, then heat what came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -52,10 +60,10 @@ def main() -> None:
     relaxed = ts.optimize(
         state,
         model,
-        optimizer=ts.optimizers.frechet_cell_fire,
+        **cell_relaxation(),
         convergence_fn=ts.generate_force_convergence_fn(0.02, include_cell_forces=True),
         autobatcher=True if args.device != "cpu" else batcher,
-        max_steps=500 * args.structures,  # TorchSim counts the steps of all batches together
+        max_steps=500 * args.structures,  # TorchSim 0.3 counts the steps of all batches together
     )
     print(f"relaxed {relaxed.n_systems} structures in {time.perf_counter() - begin:.1f} s")
     energies = relaxed.energy.cpu().numpy()
@@ -68,7 +76,7 @@ def main() -> None:
     final = ts.integrate(
         relaxed.to_atoms(),
         model,
-        integrator=ts.nvt_langevin,
+        integrator=ts.Integrator.nvt_langevin if hasattr(ts, "Integrator") else ts.nvt_langevin,
         n_steps=args.steps,
         temperature=600,
         timestep=0.001,  # ps
