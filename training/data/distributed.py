@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from hydrapot.training.data.frames import DatasetError, Frames
 from hydrapot.training.data.records import pack, record_sizes, unpack
-from hydrapot.training.data.source import Source
+from hydrapot.training.data.source import SelectedSource, Source
 from hydrapot.training.data.store import StoreView
 from hydrapot.training.data.store_columns import GROUP, Columns, Names, decode, encode
 from hydrapot.training.data.store_layout import Precision
@@ -151,9 +151,7 @@ class DistributedSource:
         width = comm.size if width is None else width
         together(comm, lambda: _check_width(width, comm.size))
         self._mpi, self.width, self.name = MPI, width, source.name
-        if precision is None:
-            precision = source.store.precision if isinstance(source, StoreView) else "float64"
-        self.precision: Precision = precision
+        self.precision: Precision = _precision_of(source) if precision is None else precision
         self._comm = comm
         self._group = comm.Split(comm.rank // width, comm.rank)
         self._node = comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
@@ -366,6 +364,12 @@ class DistributedSource:
 
     def __reduce__(self) -> NoReturn:
         raise DatasetError(f"dataset {self.name!r}: a distributed store stays in its process: read it in a thread")
+
+
+def _precision_of(source: Source) -> Precision:
+    while isinstance(source, SelectedSource):
+        source = source.source
+    return source.store.precision if isinstance(source, StoreView) else "float64"
 
 
 def _check_width(width: int, size: int) -> None:
