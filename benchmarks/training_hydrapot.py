@@ -79,6 +79,7 @@ class HydrapotTraining:
             strain_scale=one,
             atoms=count,
             normalizers=torch.tensor([len(atoms), graph.n_atoms, 0.0], dtype=torch.float64),
+            noise=torch.zeros(len(atoms), 3, dtype=torch.float64),
         )
         self.batch = Batch(graph, torch.zeros(len(atoms), dtype=torch.int64), targets)
         return {"atoms": graph.n_atoms, "edges": int(graph.edge_mask.sum())}

@@ -46,6 +46,7 @@ def batch_of(structures, heads, *, seed=0):
         strain_scale=positive(g),
         atoms=torch.bincount(graph.batch, minlength=g).double(),
         normalizers=torch.tensor([g, int((graph.batch != g - 1).sum()), g - 1], dtype=torch.float64),
+        noise=torch.zeros(g, 3, dtype=torch.float64),
     )
     return Batch(graph, torch.tensor(heads), targets)
 

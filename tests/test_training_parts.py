@@ -181,6 +181,7 @@ def _targets(n: int) -> Targets:
         strain_scale=one,
         atoms=torch.tensor([2.0, 3.0], dtype=torch.float64),
         normalizers=torch.tensor([2.0, n, 1.0], dtype=torch.float64),
+        noise=torch.zeros(2, 3, dtype=torch.float64),
     )
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.metadata import LevelOfTheory, ModelConfig
+from hydrapot.training.emphasis import Noise, Ramp, TargetWeights
 from hydrapot.training.layout import LayoutConfig
 from hydrapot.training.meter import TelemetryConfig
 from hydrapot.training.objective import ObjectiveConfig
@@ -47,6 +48,9 @@ class DatasetConfig(_Section):
         default=[], description="Published errors on the same data, for the model card."
     )
     weight: float = Field(default=1.0, ge=0, description="Factor on this dataset's errors in the objective.")
+    targets: TargetWeights = Field(default_factory=TargetWeights)
+    noise: Noise = Field(default_factory=Noise)
+    ramp: Ramp | None = Field(default=None, description="How the factor on this dataset's errors changes during the run.")
     sampling: float = Field(
         default=1.0, ge=0, description="Factor on how often this dataset is drawn from, besides sampler.temperature."
     )

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from hydrapot.potential.errors import SimulationError
 from hydrapot.training.config import TrainConfig
+from hydrapot.training.emphasis import Emphasis
 from hydrapot.training.feed import Feed, Work
 from hydrapot.training.gradients import GradientRule
 from hydrapot.training.layout import Layout
 from hydrapot.training.metrics import Metrics
-from hydrapot.training.objective import Losses, weigh_energies
+from hydrapot.training.objective import Losses
 from hydrapot.training.observer import Observer, StepEvent
 from hydrapot.training.progress import Progress
 from hydrapot.training.quarantine import keep_culprits
@@ -48,6 +49,8 @@ class Loop:
     ----------
     config, progress, layout, rule, feed
         The run, its state, what this process holds, how gradients are made, and of what.
+    emphasis
+        How much each label counts, and when.
     step
         Loss and gradients of one batch, for a closer look at those that are not finite.
     report
@@ -66,13 +69,14 @@ class Loop:
         layout: Layout,
         rule: GradientRule,
         feed: Feed,
+        emphasis: Emphasis,
         step: Step,
         report: Report,
         stops: Stops,
         observer: Observer,
     ) -> None:
         self.config, self.progress, self.layout, self.rule = config, progress, layout, rule
-        self.step = step
+        self.emphasis, self.step = emphasis, step
         self.feed, self.report, self.stops, self.observer = feed, report, stops, observer
 
     def run(self, bar: Bar) -> tuple[str | None, dict[str, Metrics]]:
@@ -123,10 +127,8 @@ class Loop:
         schedule, steps, step = self.config.optimizer, self.config.run.steps, self.progress.step
         rate = learning_rate(step, steps=steps, config=schedule)
         faded = fade(step, steps=steps, config=schedule)
-        batches = [self.layout.adopt(batch) for batch in work.batches]
-        batches = [
-            b._replace(targets=weigh_energies(b.targets, config=self.config.objective, fade=faded)) for b in batches
-        ]
+        weighed = [self.emphasis(batch, share=step / steps, fade=faded) for batch in work.batches]
+        batches = [self.layout.adopt(batch) for batch in weighed]
         losses, gradients = self.rule(batches, layout=self.layout, observer=self.observer)
         with self.observer.section("communication"):
             norm = self.layout.norm(gradients)

@@ -5,7 +5,7 @@ not outvote a molecule at rest, and one mislabeled frame does not outvote its da
 which keeps the loss independent of the orientation of the axes. Sums are accumulated in float64.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,6 +25,11 @@ class ObjectiveConfig(BaseModel):
     )
     forces: float = Field(default=5.0, ge=0, description="Weight of the mean error of the force vectors.")
     stress: float = Field(default=0.5, ge=0, description="Weight of the error of the virial per atom.")
+    loss: Literal["pseudo_huber", "huber", "mae", "mse"] = Field(
+        default="pseudo_huber",
+        description="Norm of an error: quadratic below its width and linear above (smoothly, or with Huber's kink in the"
+        " second derivative), linear or quadratic throughout.",
+    )
     energy_delta: float = Field(default=0.02, gt=0, description="Pseudo-Huber width for energies, in dataset scales.")
     stress_delta: float = Field(default=0.02, gt=0, description="Pseudo-Huber width for virials, in dataset scales.")
     force_delta: float = Field(default=0.02, gt=0, description="Pseudo-Huber width for forces, in dataset scales.")
@@ -51,6 +56,8 @@ class Targets(NamedTuple):
     #: of several parts carries those of all parts together, so that the parts' losses and gradients add up to the
     #: whole's.
     normalizers: Tensor  # (3,)
+    #: Uncertainty of energies per atom, forces and virials per atom, in the scales above: widths of the norm grow by it.
+    noise: Tensor  # (G, 3)
 
 
 class Losses(NamedTuple):
@@ -79,9 +86,31 @@ def weigh_energies(targets: Targets, *, config: ObjectiveConfig, fade: float) ->
     return targets._replace(energy_weight=targets.energy_weight * weight)
 
 
-def pseudo_huber(squared: Tensor, *, delta: float) -> Tensor:
-    """√(x² + δ²) − δ from x²: quadratic below δ, linear above, smooth throughout."""
-    return torch.sqrt(squared + delta * delta) - delta
+#: Width below which an absolute error is rounded off, in dataset scales: its gradient has no direction at zero.
+ABSOLUTE_WIDTH = 1e-6
+
+
+def robust(squared: Tensor, *, delta: Tensor, loss: str) -> Tensor:
+    """Norm of errors from their squares.
+
+    Parameters
+    ----------
+    squared
+        x², any shape.
+    delta
+        Widths δ > 0 that broadcast to it.
+    loss
+        ``pseudo_huber``: √(x² + δ²) − δ. ``huber``: x²/2δ up to δ, |x| − δ/2 beyond (Huber, Ann. Math. Stat. 35, 73 (1964),
+        divided by δ so that errors beyond have the same weight for every width). ``mae``: |x|. ``mse``: x².
+    """
+    if loss == "mse":
+        return squared
+    if loss == "huber":
+        # The root is taken where it is used only: its slope at zero is infinite.
+        far = torch.sqrt(torch.maximum(squared, delta * delta)) - 0.5 * delta
+        return torch.where(squared < delta * delta, squared / (2.0 * delta), far)
+    width = torch.full_like(delta, ABSOLUTE_WIDTH) if loss == "mae" else delta
+    return torch.sqrt(squared + width * width) - width
 
 
 def _weighted_mean(values: Tensor, weights: Tensor, count: Tensor) -> Tensor:
@@ -104,12 +133,16 @@ def objective(
     batch
         ``(N,)`` structure of each atom.
     """
+
+    def width(own: float, kind: int) -> Tensor:
+        return torch.sqrt(own * own + targets.noise[:, kind].square())
+
     de = (energy.double() - targets.energy) / (targets.atoms * targets.energy_scale)
-    e = pseudo_huber(de * de, delta=config.energy_delta)
+    e = robust(de * de, delta=width(config.energy_delta, 0), loss=config.loss)
     df = (forces.double() - targets.forces) / targets.force_scale[batch][:, None]
-    f = pseudo_huber((df * df).sum(dim=1), delta=config.force_delta)
+    f = robust((df * df).sum(dim=1), delta=width(config.force_delta, 1)[batch], loss=config.loss)
     dw = (strain_gradient.double() - targets.strain_gradient) / (targets.atoms * targets.strain_scale)[:, None, None]
-    s = pseudo_huber((dw * dw).sum(dim=(1, 2)) / 3.0, delta=config.stress_delta)
+    s = robust((dw * dw).sum(dim=(1, 2)) / 3.0, delta=width(config.stress_delta, 2), loss=config.loss)
     terms = (
         _weighted_mean(e, targets.energy_weight, targets.normalizers[0]),
         _weighted_mean(f, targets.force_weight, targets.normalizers[1]),

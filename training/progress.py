@@ -153,5 +153,7 @@ def _identity(config: TrainConfig) -> dict[str, Any]:
         "sampler": config.sampler.model_copy(update={"parts": None}),  # the state holds what this came to
         "layout.branches": branch_numbers(config.layout, names),
         "run.seed": config.run.seed,
-        "datasets": [(d.file, d.references, d.prior, d.weight, d.sampling) for d in config.datasets],
+        "datasets": [
+            (d.file, d.references, d.prior, d.weight, d.sampling, d.targets, d.noise, d.ramp) for d in config.datasets
+        ],
     }

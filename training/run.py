@@ -5,6 +5,7 @@ this process holds of it, :mod:`~hydrapot.training.feed` brings its batches, :mo
 gradients of them, :mod:`~hydrapot.training.loop` runs, :mod:`~hydrapot.training.report` writes.
 """
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +16,18 @@ from rich.progress import Progress as Bar
 
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.training.config import TrainConfig
+from hydrapot.training.emphasis import DatasetEmphasis, Emphasis
+from hydrapot.training.energy import EnergyMeter, counters_of_process
 from hydrapot.training.evaluation import Evaluation
 from hydrapot.training.feed import PreparedFeed, make_sampler
 from hydrapot.training.gradients import SummedGradients
 from hydrapot.training.interrupt import StopRequest
 from hydrapot.training.launch import Launch, find_launch
-from hydrapot.training.layout import branch_numbers
+from hydrapot.training.layout import Layout, branch_numbers
 from hydrapot.training.layouts import check_layout, make_layout
 from hydrapot.training.loop import Loop
+from hydrapot.training.meter import Meter
 from hydrapot.training.metrics import Metrics
-from hydrapot.training.observer import Observer
 from hydrapot.training.output import ModelFile
 from hydrapot.training.processes import Processes, joined, thread_count
 from hydrapot.training.progress import STATE_FILE, Progress, stored_parts
@@ -120,13 +123,15 @@ def train(
                 manifest_path=manifest_path,
                 cache_dir=cache_dir,
                 progress=lambda _: bar.advance(task),
+                share=(processes.rank, processes.world),
             )
             bar.remove_task(task)
             # A launcher passes on what a terminal has sent to all already.
             patience = 0.0 if launch.world == 1 else 10.0
             with StopRequest(signals=STOP_SIGNALS, patience=patience) as request:
                 stops = Stops(request, deadline=deadline)
-                return _run(config, setup, bar, stops, processes, out=out, resume=resume)
+                with closing(setup):
+                    return _run(config, setup, bar, stops, processes, out=out, resume=resume)
 
 
 def _resumes(out: Path, resume: bool, launch: Launch) -> bool:
@@ -153,7 +158,6 @@ def _run(
     config: TrainConfig, setup: Setup, bar: Bar, stops: Stops, processes: Processes, *, out: Path, resume: bool
 ) -> TrainResult:
     """Put the pieces together and run them."""
-    observer = Observer()
     parts = config.sampler.parts or (stored_parts(out / STATE_FILE) if resume else None) or processes.world
     branches = branch_numbers(config.layout, setup.potential.heads)
     sampler = make_sampler(setup, config, parts=parts, branches=branches)
@@ -165,6 +169,7 @@ def _run(
     progress = Progress(config, layout, rule, split=setup.split, parts=parts)
     if resume:
         progress.load(out / STATE_FILE)
+    observer = _meter(config, setup, layout, processes, out=out, resume_step=progress.step)
     report = Report(
         config,
         progress=progress,
@@ -180,6 +185,11 @@ def _run(
         layout=layout,
         rule=rule,
         feed=PreparedFeed(setup, config, sampler=sampler, parts=own),
+        emphasis=Emphasis(
+            [DatasetEmphasis(d.targets, d.noise, d.ramp) for d in config.datasets],
+            scales=list(setup.scales.values()),
+            config=config.objective,
+        ),
         step=step,
         report=report,
         stops=stops,
@@ -195,4 +205,21 @@ def _run(
         metrics=metrics,
         splits={name: head.split for name, head in model_file.info.heads.items()},
         signal=stopped if stopped is not None and stopped.startswith("SIG") else None,
+    )
+
+
+def _meter(
+    config: TrainConfig, setup: Setup, layout: Layout, processes: Processes, *, out: Path, resume_step: int
+) -> Meter:
+    device = processes.device
+    counters = counters_of_process(
+        local_rank=processes.launch.local_rank, device_type=device.type, device_index=device.index
+    )
+    return Meter(
+        config.telemetry,
+        out=out,
+        layout=layout,
+        epoch=sum(len(d) for d in setup.training.values()),
+        energy=EnergyMeter(counters if config.telemetry.energy else []),
+        resume_step=resume_step,
     )

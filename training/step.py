@@ -213,6 +213,7 @@ def _example(potential: Potential) -> list[Tensor]:
         strain_scale=one,
         atoms=one * atoms,
         normalizers=torch.ones(3, dtype=torch.float64),
+        noise=torch.zeros(molecules, 3, dtype=torch.float64),
     )
     device = next(potential.parameters()).device
     return [t.to(device) for t in _pack(Batch(graph, torch.zeros(molecules, dtype=torch.int64), targets))]

@@ -329,5 +329,6 @@ def make_batch(
         strain_scale=of_head([s.strain for s in scales]),
         atoms=torch.from_numpy(atoms),
         normalizers=torch.from_numpy(counted),
+        noise=torch.zeros(size, 3, dtype=torch.float64),
     )
     return graph, torch.from_numpy(rows[:, 0].copy()), targets
