@@ -38,6 +38,13 @@ Cell = Annotated[
 ]
 
 
+class Unit(StrEnum):
+    """What is held out."""
+
+    groups = "groups"
+    blocks = "blocks"
+
+
 class Mode(StrEnum):
     """Where reference energies come from."""
 
@@ -202,13 +209,17 @@ def split_(
     output: Annotated[Path, typer.Option("--output", "-o", help="Split manifest (JSON) to write.")],
     fraction: Annotated[float, typer.Option(min=0.01, max=0.5, help="Share of each dataset to hold out.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice.")] = 0,
+    by: Annotated[
+        Unit, typer.Option(help="groups: whole trajectories; blocks: contiguous blocks within them.")
+    ] = Unit.groups,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing manifest.")] = False,
     layout: Layout = None,
 ) -> None:
     """Divide datasets into training and validation; the frames of one trajectory never straddle.
 
-    Datasets of several groups (trajectories, molecules) or compositions have some of them held out whole. Equal structures
-    stay on one side, in all datasets. `hydrapot split CONFIG` does it for the datasets of a training configuration.
+    Trajectories are groups of one composition; a dataset of fewer than five has blocks of them held out instead. Equal
+    structures stay on one side, in all datasets. `hydrapot split CONFIG` divides the datasets of a training configuration
+    by blocks.
     """
     from hydrapot.cli.split import report
     from hydrapot.potential.errors import ConfigurationError
@@ -221,7 +232,7 @@ def split_(
     names = [dataset.name for dataset in datasets]
     if len(set(names)) < len(names):
         raise ConfigurationError("two datasets of one name: names become heads")
-    manifest = make_manifest((dataset.frames() for dataset in datasets), fraction=fraction, seed=seed)
+    manifest = make_manifest((dataset.frames() for dataset in datasets), fraction=fraction, seed=seed, by=by.value)
     save_manifest(manifest, output)
     report(manifest, output)
 

@@ -1,6 +1,10 @@
 """`hydrapot data` as a user meets it: files in, store, tables, figures and manifests out; errors in one line."""
 
 import json
+import shutil
+import subprocess
+import sys
+import time
 
 import ase.io
 import h5py
@@ -88,7 +92,8 @@ def test_from_file_to_store_to_split_to_references(hydrapot, alloys, tmp_path):
     with Store(store) as opened:
         frames = opened.read_range(0, 120, split="all")
     training, validation = apply(load_manifest(manifest), frames)
-    assert len(validation) == 24
+    assert len(validation) == 20
+    assert not set(frames.group[training]) & set(frames.group[validation])
     np.testing.assert_array_equal(training, apply(load_manifest(manifest), Dataset(store).frames())[0])
 
     code, out, _ = hydrapot("data", "references", store, "--split", manifest, "-o", references)
@@ -97,7 +102,7 @@ def test_from_file_to_store_to_split_to_references(hydrapot, alloys, tmp_path):
     assert found["values"]["Cu"] == pytest.approx(-3.5, abs=0.01)
     assert found["values"]["Au"] == pytest.approx(-3.2, abs=0.01)
     assert found["determined"] == ["Cu", "Au"]
-    assert "96 training structures" in out
+    assert "100 training structures" in out
 
 
 def test_references_see_the_training_side_only(hydrapot, alloys, tmp_path):
@@ -287,3 +292,48 @@ def test_concatenation_keeps_every_column(alloys, tmp_path):
     joined = concatenate([frames.subset(range(50)), frames.subset(range(50, 120))], name="alloys")
     for column, value in vars(frames).items():
         np.testing.assert_array_equal(getattr(joined, column), value, err_msg=column)
+
+
+# --- slow: the command itself, with processes of its own ---
+
+
+@pytest.mark.slow
+def test_killed_command_with_processes(tmp_path):
+    """SIGKILL of `hydrapot data import -j 2` at ten random moments: its processes end, too, and the rest is imported."""
+    rng = np.random.default_rng(8)
+    for f in range(4):
+        frames = []
+        for k in range(1500):
+            atoms = bulk("Cu", cubic=True)
+            atoms.positions += rng.normal(scale=0.08, size=(4, 3))
+            frames.append(labelled(atoms, -float(10_000 * f + k), rng.normal(size=(4, 3))))
+        ase.io.write(tmp_path / f"part{f}.extxyz", frames)
+    command = [sys.executable, "-c", "from hydrapot.cli.main import app_main; app_main()", "data", "import"]
+    command += [str(path) for path in sorted(tmp_path.glob("*.extxyz"))]
+    command += ["-j", "2", "--commit-every", "40", "--name", "cu", *ABOUT, "-o"]
+    start = time.perf_counter()
+    subprocess.run([*command, str(tmp_path / "whole.store")], check=True, capture_output=True)
+    duration = time.perf_counter() - start
+    whole = Store(tmp_path / "whole.store")
+    store = tmp_path / "killed.store"
+    killed = 0
+    while killed < 10:
+        process = subprocess.Popen(
+            [*command, str(store), "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        try:
+            process.wait(timeout=rng.uniform(0.3, 1.0) * duration)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            killed += 1
+        process.wait()
+        assert process.returncode in {0, -9}, process.stderr.read()
+        if process.returncode == 0:
+            assert Store(store).content == whole.content
+            shutil.rmtree(store)
+        else:
+            time.sleep(0.5)  # its processes notice, and let go of the shards
+    subprocess.run([*command, str(store), "--resume"], check=True, capture_output=True)
+    assert Store(store).content == whole.content
+    energies = np.concatenate([frames.energy for frames in Store(store).iterate(split="all")])
+    np.testing.assert_array_equal(energies, -np.concatenate([10_000.0 * f + np.arange(1500) for f in range(4)]))

@@ -4,7 +4,8 @@ Random frames of one molecular-dynamics run differ from their neighbors in the f
 ångström; a random split therefore measures interpolation and flatters the model. Here the validation side is
 made of contiguous blocks in file order, within each stratum: one (group, composition) of a dataset. Strata
 too small for a block of their own are held out whole, so that sets of many small systems are tested on
-systems never seen.
+systems never seen. Stricter, and for datasets of many trajectories: `make_manifest(by="groups")` holds out whole
+strata only.
 
 Structures that are the same stay on one side, in all datasets: identical geometries (equal
 `structure_hash`), and twins, which are the same up to symmetry (`same_structure`), as in strains along x, y
@@ -13,6 +14,7 @@ and z of a cubic crystal. Isolated reference atoms are on neither side: they def
 
 import hashlib
 import json
+import logging
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -25,6 +27,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hydrapot.training.data.duplicates import same_structure
 from hydrapot.training.data.frames import DatasetError, Frames
+from hydrapot.training.data.group_splits import hold_out_components
+
+log = logging.getLogger(__name__)
 
 BLOCK = 10
 """Strata of fewer structures than this are held out whole or not at all."""
@@ -62,17 +67,48 @@ class SplitManifest(BaseModel):
     datasets: dict[str, DatasetSplit]
 
 
-def make_manifest(datasets: Iterable[Frames], *, fraction: float = 0.1, seed: int) -> SplitManifest:
+def make_manifest(
+    datasets: Iterable[Frames], *, fraction: float = 0.1, seed: int, by: Literal["blocks", "groups"] = "blocks"
+) -> SplitManifest:
     """Divide several datasets into training and validation, see the module's description.
 
-    The result depends on the datasets' content, their file order, ``fraction`` and ``seed`` alone. Smaller
+    The result depends on the datasets' content, their file order, ``fraction``, ``seed`` and ``by`` alone. Smaller
     datasets choose first; larger ones that share structures with them count those as part of their own
     share.
+
+    Parameters
+    ----------
+    datasets
+        All of them.
+    fraction
+        Share of each to hold out.
+    seed
+        Of the choice.
+    by
+        ``blocks``: contiguous blocks within each large stratum, and small ones whole. ``groups``: every stratum whole, so
+        that frames of one trajectory never straddle; where a dataset has fewer than five strata, blocks all the same.
     """
     by_name = {frames.name: frames for frames in datasets}
     classes = same_structure(list(by_name.values()))
     class_of = dict(zip(by_name, classes, strict=True))
     held_out: dict[int, bool] = {}  # class -> validation?
+    if by == "groups":
+        strata = {name: list(_strata(frames).values()) for name, frames in by_name.items()}
+        whole = [name for name in by_name if len(strata[name]) >= INTERPOLATION_STRATA]
+        for name in sorted(set(by_name) - set(whole)):
+            log.info(
+                "%s: %d trajectories or compositions are too few to hold out whole ones: blocks of them are",
+                name,
+                len(strata[name]),
+            )
+        held_out = hold_out_components(
+            {name: by_name[name] for name in whole},
+            class_of,
+            {name: strata[name] for name in whole},
+            fraction=fraction,
+            seed=seed,
+            least=MIN_STRUCTURES_PER_ELEMENT,
+        )
     for name in sorted(by_name, key=lambda name: (len(by_name[name]), name)):
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
         _choose(by_name[name], class_of[name], held_out, fraction=fraction, rng=rng)
