@@ -288,6 +288,15 @@ def test_stores_are_called_so(files, tmp_path, name):
 # --- limits ---
 
 
+def test_positions_that_float32_would_move(tmp_path):
+    atoms = crystals(3, seed=1)
+    atoms[1].positions += 5000.0
+    ase.io.write(tmp_path / "a.extxyz", atoms)
+    report = run([tmp_path / "a.extxyz"], tmp_path / "a.store", precision="float32")
+    assert report.rejected == {"positions beyond float32": 1}
+    assert run([tmp_path / "a.extxyz"], tmp_path / "b.store", precision="float64").rejected == {}
+
+
 def test_nearest_distance_sees_images():
     cell = np.diag([2.0, 9.0, 9.0])
     atom = np.zeros((1, 3))

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from pydantic import TypeAdapter
 
 from hydrapot.potential.container import write_atomically
-from hydrapot.training.data.frames import DatasetError, Frames
+from hydrapot.training.data.frames import POSITION_GRID, DatasetError, Frames
 from hydrapot.training.data.import_report import FileTally
 from hydrapot.training.data.limits import Limits, left_out
 from hydrapot.training.data.readers import Chunk, ReaderOptions, Reject, read_chunks
@@ -107,7 +108,7 @@ def import_shard(task: ShardTask, progress: Progress) -> None:
                 size=min(CHUNK, task.commit_every),
             )
             for chunk in chunks:
-                frames, rejects = _sound(chunk, task.limits)
+                frames, rejects = _sound(chunk, task.limits, task.precision)
                 if len(frames):
                     writer.append(frames, split=task.split)
                 tallies[f].add(frames, rejects)
@@ -121,9 +122,15 @@ def import_shard(task: ShardTask, progress: Progress) -> None:
         write_atomically(tally_path(task.store, task.shard), TALLIES.dump_json(tallies))
 
 
-def _sound(chunk: Chunk, limits: Limits) -> tuple[Frames, list[Reject]]:
-    """Leave out what the limits exclude."""
+def _sound(chunk: Chunk, limits: Limits, precision: Precision) -> tuple[Frames, list[Reject]]:
+    """Leave out what the limits exclude, and what the store could not hold."""
     excluded = left_out(chunk.frames, limits)
+    if precision == "float32" and len(chunk.frames):
+        positions = chunk.frames.positions
+        moved = np.abs(positions.astype(np.float32) - positions).max(axis=1)
+        lost = np.maximum.reduceat(moved, chunk.frames.offsets[:-1]) > POSITION_GRID / 2
+        for i in np.flatnonzero(lost).tolist():
+            excluded.setdefault(i, ("positions beyond float32", "wrap them into the cell, or import with float64"))
     if not excluded:
         return chunk.frames, chunk.rejects
     rejects = [Reject(chunk.places[i], *excluded[i], position=0) for i in sorted(excluded)]
