@@ -38,7 +38,7 @@ class OpenedDataset:
     isolated
         Isolated reference atoms, which may be none.
     label
-        "group" or "interpolation": how the sides were separated.
+        "group" or "interpolation": how the sides were separated; None for a store, whose contents tell.
     content
         Names the split: what is on which side.
     data
@@ -51,7 +51,7 @@ class OpenedDataset:
     training: Source
     validation: Source
     isolated: Frames
-    label: str
+    label: str | None
     content: str
     data: str = ""
     folder: Path | None = None
@@ -190,7 +190,7 @@ def _open_store(path: Path, name: str, *, manifest_path: Path) -> OpenedDataset:
             training=training,
             validation=store.view(VALIDATION),
             isolated=read_all(isolated) if isolated is not None else training.read(np.zeros(0, dtype=np.int64)),
-            label="group",  # `hydrapot data split` never cuts through a trajectory
+            label=None,
             content=store.content,
         )
     elif len(store.splits) == 1:

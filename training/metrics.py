@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hydrapot.potential.errors import SimulationError
-from hydrapot.training.data.prepared import PreparedDataset
+from hydrapot.training.data.prepared import PreparedDataset, TrainingSet
 from hydrapot.training.step import Batch, Predictions
 
 Metrics = dict[str, float]
@@ -48,11 +48,12 @@ def error_metrics(
     return {prefix + name: value for name, value in metrics.items()}
 
 
-def baseline(training: PreparedDataset, validation: PreparedDataset) -> Metrics:
+def baseline(training: TrainingSet, validation: PreparedDataset) -> Metrics:
     """Errors of the mean predictor: references plus the mean training energy per atom, no force, mean training stress."""
-    mean_energy = np.nanmean((training.energy + training.repulsion_energy) / training.frames.counts)
+    known = training.sample
+    mean_energy = np.nanmean((known.energy + known.repulsion_energy) / known.frames.counts)
     total = (validation.energy + validation.repulsion_energy) / validation.frames.counts
-    stress = training.frames.stress[training.frames.has_stress]
+    stress = known.frames.stress[known.frames.has_stress]
     mean_stress = stress.mean(axis=0) if len(stress) else np.zeros((3, 3))
     return error_metrics(
         total - mean_energy, validation.frames.forces, validation.frames.stress - mean_stress, prefix="baseline_"

@@ -17,7 +17,7 @@ from hydrapot.potential.model import Potential
 from hydrapot.potential.references import ReferenceEnergies
 from hydrapot.training.config import DatasetConfig, TrainConfig
 from hydrapot.training.data.census import Census
-from hydrapot.training.data.contents import Contents, contents_of
+from hydrapot.training.data.contents import STRATA, Contents, contents_of, merged
 from hydrapot.training.data.extxyz import read_many
 from hydrapot.training.data.frames import Frames
 from hydrapot.training.data.labels import PairRepulsion
@@ -113,21 +113,24 @@ def set_up(
     censuses: dict[str, Census | None] = {}
     contents: dict[str, Contents] = {}
     samples: dict[str, Frames] = {}
+    held_out: dict[str, Frames] = {}
+    labels: dict[str, str] = {}
     references: dict[str, ReferenceEnergies] = {}
     for d in config.datasets:
         dataset = opened[d.name]
         censuses[d.name] = dataset.census(cutoff=config.model.cutoff, workers=config.data.workers, share=share)
         contents[d.name] = dataset.contents(censuses[d.name])
         _check(d.name, contents[d.name], conditioned=config.model.charge_spin)
-        held = contents_of(read_all(dataset.validation)) if not dataset.streamed else None
-        if held is not None:
-            _check_charges(d.name, held, conditioned=config.model.charge_spin)
+        held_out[d.name] = dataset.held_out(size=config.data.validation)
+        held = contents_of(held_out[d.name])
+        _check_charges(d.name, held, conditioned=config.model.charge_spin)
+        labels[d.name] = dataset.label or _label(contents[d.name], held)
         samples[d.name] = dataset.sample(size=config.data.sample, contents=contents[d.name])
         known = concatenate([samples[d.name], dataset.isolated])
         references[d.name] = make_references(known, np.arange(len(samples[d.name])), mode=d.references, prior=d.prior)
     info = CheckpointInfo(
         architecture=config.model,
-        heads={d.name: head_info(d, contents[d.name], label=opened[d.name].label) for d in config.datasets},
+        heads={d.name: head_info(d, contents[d.name], label=labels[d.name]) for d in config.datasets},
     )
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(config.run.seed)
@@ -140,7 +143,7 @@ def set_up(
         make = _Preparation(references[d.name], potential.repulsion, cutoff=config.model.cutoff, budget=budget)
         dataset, census = opened[d.name], censuses[d.name]
         training[d.name] = make.training(dataset, samples.pop(d.name), census)
-        validation[d.name] = make.prepared(dataset.held_out(size=config.data.validation))
+        validation[d.name] = make.prepared(held_out.pop(d.name))
         scales[d.name] = training[d.name].sample.scales()
         potential.head(d.name).scale = scales[d.name].forces
         fit_readout(potential, training[d.name].sample, head=d.name)
@@ -154,6 +157,11 @@ def set_up(
         split=_split_hash(opened),
         opened=opened,
     )
+
+
+def _label(training: Contents, validation: Contents) -> str:
+    """A few trajectories only ask for new frames of known systems, however they are divided."""
+    return "interpolation" if len(merged([training, validation]).strata) < STRATA else "group"
 
 
 class _Preparation:

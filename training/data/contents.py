@@ -1,5 +1,6 @@
 """What a dataset holds, in a few numbers that add up over its parts: elements, periodicity, charges, pressures."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -7,9 +8,13 @@ from typing import Any
 
 import numpy as np
 from ase.units import GPa
+from numpy.typing import NDArray
 
 from hydrapot.training.data.frames import Frames
+from hydrapot.training.data.splits import INTERPOLATION_STRATA
 
+#: As many kinds of structures as make a dataset more than a few trajectories.
+STRATA = INTERPOLATION_STRATA
 #: Structures remembered for each element: as many as its reference energy can be fitted to.
 EXAMPLES = 16
 
@@ -34,6 +39,8 @@ class Contents:
         First charged structure with a periodic direction, if there is one.
     pressure
         GPa, lowest and highest of the labelled stresses.
+    strata
+        Names of the first few kinds of structures (group and composition), at most :data:`STRATA`.
     """
 
     structures: int = 0
@@ -45,6 +52,7 @@ class Contents:
     charge_spin: set[tuple[int, int]] = field(default_factory=set)
     charged_cell: int | None = None
     pressure: tuple[float, float] | None = None
+    strata: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         """Text that :meth:`from_json` reads."""
@@ -67,12 +75,14 @@ class Contents:
             charge_spin={(int(q), int(s)) for q, s in d["charge_spin"]},
             charged_cell=None if d["charged_cell"] is None else int(d["charged_cell"]),
             pressure=None if d["pressure"] is None else (float(d["pressure"][0]), float(d["pressure"][1])),
+            strata=[str(name) for name in d["strata"]],
         )
 
 
 def contents_of(frames: Frames, *, first: int = 0) -> Contents:
     """Summary of `frames`, whose structures are numbered from `first` on."""
-    present = frames.compositions() > 0
+    compositions = frames.compositions()
+    present = compositions > 0
     elements = np.flatnonzero(present.any(axis=0)).tolist()
     stress = frames.stress[frames.has_stress]
     pressure = -np.trace(stress, axis1=1, axis2=2) / 3.0 / GPa
@@ -88,7 +98,17 @@ def contents_of(frames: Frames, *, first: int = 0) -> Contents:
         charge_spin={(int(q), int(s)) for q, s in pairs.tolist()},
         charged_cell=first + int(charged[0]) if len(charged) else None,
         pressure=(float(pressure.min()), float(pressure.max())) if len(pressure) else None,
+        strata=_strata(frames, compositions),
     )
+
+
+def _strata(frames: Frames, compositions: NDArray[np.int64]) -> list[str]:
+    found: dict[str, None] = {}
+    for group, composition in zip(frames.group, compositions, strict=True):
+        found[hashlib.sha256(str(group).encode() + composition.tobytes()).hexdigest()[:16]] = None
+        if len(found) == STRATA:
+            break
+    return list(found)
 
 
 def merged(parts: Iterable[Contents]) -> Contents:
@@ -103,6 +123,7 @@ def merged(parts: Iterable[Contents]) -> Contents:
             total.examples[z] = (total.examples.get(z, []) + part.examples[z])[:EXAMPLES]
         total.periodicity |= part.periodicity
         total.charge_spin |= part.charge_spin
+        total.strata = list(dict.fromkeys(total.strata + part.strata))[:STRATA]
         if total.charged_cell is None:
             total.charged_cell = part.charged_cell
         ranges = [p for p in (total.pressure, part.pressure) if p is not None]
