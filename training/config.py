@@ -8,10 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.metadata import LevelOfTheory, ModelConfig
+from hydrapot.training.balancing import BalancingConfig
 from hydrapot.training.emphasis import Noise, Ramp, TargetWeights
 from hydrapot.training.layout import LayoutConfig
 from hydrapot.training.meter import TelemetryConfig
 from hydrapot.training.objective import ObjectiveConfig
+from hydrapot.training.precision import Precision
 
 
 class _Section(BaseModel):
@@ -50,7 +52,9 @@ class DatasetConfig(_Section):
     weight: float = Field(default=1.0, ge=0, description="Factor on this dataset's errors in the objective.")
     targets: TargetWeights = Field(default_factory=TargetWeights)
     noise: Noise = Field(default_factory=Noise)
-    ramp: Ramp | None = Field(default=None, description="How the factor on this dataset's errors changes during the run.")
+    ramp: Ramp | None = Field(
+        default=None, description="How the factor on this dataset's errors changes during the run."
+    )
     sampling: float = Field(
         default=1.0, ge=0, description="Factor on how often this dataset is drawn from, besides sampler.temperature."
     )
@@ -142,6 +146,11 @@ class RunConfig(_Section):
     steps: int = Field(default=20_000, ge=1, description="Optimizer steps.")
     seed: int = Field(default=0, description="Of the initial weights and of the order of the data.")
     compile: bool = Field(default=True, description="Compile the training step (about a minute, then 3–4 × faster).")
+    precision: Precision = Field(
+        default="float32",
+        description="Of the network: float64, float32, tf32 (matrix products on NVIDIA GPUs) or bfloat16 (matrix products);"
+        " geometry, labels and losses are in float64 always.",
+    )
     validate_every: int = Field(default=1_000, ge=1, description="Steps between validations.")
     checkpoint_minutes: float = Field(default=5.0, gt=0, description="Minutes between saves of the training state.")
     device: Literal["auto", "cpu", "cuda", "xpu"] = Field(
@@ -168,6 +177,7 @@ class TrainConfig(_Section):
     name: str = Field(description="Name of the model; the checkpoint is <name>.safetensors.")
     model: ModelConfig = Field(default_factory=ModelConfig)
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    balancing: BalancingConfig = Field(default_factory=BalancingConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     sampler: SamplerConfig = Field(default_factory=SamplerConfig)
     data: DataConfig = Field(default_factory=DataConfig)

@@ -8,7 +8,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, get_args
@@ -79,6 +79,8 @@ class Meter(Observer):
         self._open: list[float] = []  # time of inner sections, for each section that is open
         self._structures = self._joules = 0.0
         self._board: Any = None
+        self._conflicts: dict[str, Any] | None = None
+        self._weights: dict[str, float] | None = None
         if layout.main:
             kept = _rows(self.file, resume_step)
             if kept:
@@ -172,6 +174,8 @@ class Meter(Observer):
             "joules": self._joules if counted else None,
             "watts": float(joules.sum()) / wall if counted else None,
             "joules_per_epoch": self._joules / epochs if counted and epochs > 0 else None,
+            "conflicts": self._conflicts,
+            "head_weights": self._weights,
             "loss": event.losses[0],
             "learning_rate": event.learning_rate,
         }
@@ -191,6 +195,26 @@ class Meter(Observer):
             for name, value in values.items():
                 if isinstance(value, int | float):
                     self._board.add_scalar(f"{name}/{head}", value, step)
+
+    def conflicts(self, heads: Sequence[str], cosines: torch.Tensor) -> None:
+        """As in :class:`Observer`: for the next row, how often heads pull apart and which two do so most."""
+        n = len(heads)
+        if n < 2:
+            return
+        first, second = torch.triu_indices(n, n, offset=1)
+        values = cosines[first, second]
+        worst = int(values.argmin())
+        self._conflicts = {
+            "pairs": len(values),
+            "against": int((values < 0).sum()),
+            "mean_cosine": float(values.mean()),
+            "worst_cosine": float(values[worst]),
+            "worst_pair": [heads[int(first[worst])], heads[int(second[worst])]],
+        }
+
+    def balance(self, weights: Mapping[str, float]) -> None:
+        """As in :class:`Observer`."""
+        self._weights = dict(weights)
 
     def close(self) -> None:
         """As in :class:`Observer`."""

@@ -4,9 +4,11 @@ The loop knows nothing of rates, meters or files; it calls the methods of one :c
 here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
+
+from torch import Tensor
 
 from hydrapot.training.metrics import Metrics
 
@@ -46,6 +48,12 @@ class Observer:
 
     def validation(self, step: int, metrics: Mapping[str, Metrics]) -> None:
         """After each validation, with the errors per head."""
+
+    def conflicts(self, heads: Sequence[str], cosines: Tensor) -> None:
+        """Cosines ``(heads, heads)`` between the gradients of heads on the shared parameters, when they were measured."""
+
+    def balance(self, weights: Mapping[str, float]) -> None:
+        """Adaptive weights of the heads, after each step that has them."""
 
     def close(self) -> None:
         """At the end of the run, whatever ended it."""

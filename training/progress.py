@@ -150,6 +150,8 @@ def _identity(config: TrainConfig) -> dict[str, Any]:
     return {
         "model": config.model,
         "objective": config.objective,
+        "balancing": config.balancing.model_copy(update={"measure_every": 0}),
+        "run.precision": config.run.precision,
         "sampler": config.sampler.model_copy(update={"parts": None}),  # the state holds what this came to
         "layout.branches": branch_numbers(config.layout, names),
         "run.seed": config.run.seed,

@@ -15,12 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from hydrapot.potential.errors import ConfigurationError
+from hydrapot.training.balancing import make_rule
 from hydrapot.training.config import TrainConfig
 from hydrapot.training.emphasis import DatasetEmphasis, Emphasis
 from hydrapot.training.energy import EnergyMeter, counters_of_process
 from hydrapot.training.evaluation import Evaluation
 from hydrapot.training.feed import PreparedFeed, make_sampler
-from hydrapot.training.gradients import SummedGradients
 from hydrapot.training.interrupt import StopRequest
 from hydrapot.training.launch import Launch, find_launch
 from hydrapot.training.layout import Layout, branch_numbers
@@ -29,11 +29,12 @@ from hydrapot.training.loop import Loop
 from hydrapot.training.meter import Meter
 from hydrapot.training.metrics import Metrics
 from hydrapot.training.output import ModelFile
+from hydrapot.training.precision import AutocastStep, matrix_products, network_dtype
 from hydrapot.training.processes import Processes, joined, thread_count
 from hydrapot.training.progress import STATE_FILE, Progress, stored_parts
 from hydrapot.training.report import Report
 from hydrapot.training.setup import Setup, set_up
-from hydrapot.training.step import CompiledStep, EagerStep
+from hydrapot.training.step import CompiledStep, EagerStep, Step
 from hydrapot.training.stopping import STOP_SIGNALS, Stops, find_deadline
 
 __all__ = ["STATE_FILE", "TrainResult", "train"]
@@ -130,7 +131,7 @@ def train(
             patience = 0.0 if launch.world == 1 else 10.0
             with StopRequest(signals=STOP_SIGNALS, patience=patience) as request:
                 stops = Stops(request, deadline=deadline)
-                with closing(setup):
+                with closing(setup), matrix_products(config.run.precision, processes.device):
                     return _run(config, setup, bar, stops, processes, out=out, resume=resume)
 
 
@@ -158,14 +159,17 @@ def _run(
     config: TrainConfig, setup: Setup, bar: Bar, stops: Stops, processes: Processes, *, out: Path, resume: bool
 ) -> TrainResult:
     """Put the pieces together and run them."""
+    setup.potential.to(dtype=network_dtype(config.run.precision))
     parts = config.sampler.parts or (stored_parts(out / STATE_FILE) if resume else None) or processes.world
     branches = branch_numbers(config.layout, setup.potential.heads)
     sampler = make_sampler(setup, config, parts=parts, branches=branches)
     own = sampler.part(processes.rank, processes.world)
     model_file = ModelFile(setup.potential, config, out=out)
     layout = make_layout(config.layout, setup.potential, processes=processes, sampler=sampler)
-    step = (CompiledStep if config.run.compile else EagerStep)(layout.potential, config=config.objective)
-    rule = SummedGradients(step)
+    step: Step = (CompiledStep if config.run.compile else EagerStep)(layout.potential, config=config.objective)
+    if config.run.precision == "bfloat16":
+        step = AutocastStep(step, device_type=processes.device.type)
+    rule = make_rule(config.balancing, step, heads=setup.potential.heads, layout=layout, seed=config.run.seed)
     progress = Progress(config, layout, rule, split=setup.split, parts=parts)
     if resume:
         progress.load(out / STATE_FILE)
