@@ -10,6 +10,7 @@ pytest.importorskip("mpi4py")
 if MPIEXEC is None:
     pytest.skip("needs mpiexec", allow_module_level=True)
 
+from hydrapot.training.data.frames import DatasetError
 from hydrapot.training.data.store_writer import StoreWriter
 
 
@@ -47,3 +48,12 @@ def test_one_process_without_a_launcher(folder):
         assert source.read(source.counts[:0]).name == "set"
         assert len(source) == 400
         assert source.memory.records == source.memory.copy > 0
+
+
+def test_more_than_the_memory_is_refused():
+    """Shared memory that does not exist would end the process only when it is written to."""
+    from hydrapot.training.data.distributed import _check_memory
+
+    _check_memory("set", 1)
+    with pytest.raises(DatasetError, match=r"1048576.00 GiB on a node, .* GiB are available: spread it"):
+        _check_memory("set", 2**50)

@@ -7,13 +7,14 @@ import pickle
 import shutil
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hydrapot.training.data import store_columns
+from hydrapot.training.data import store_chunk, store_columns
 from hydrapot.training.data.frames import DatasetError
 from hydrapot.training.data.source import Source, read_all
 from tests.store_helpers import ATTRIBUTES, as_float32, assert_same, random_frames
@@ -276,6 +277,13 @@ def test_an_exception_keeps_what_was_committed(tmp_path, frames):
         assert writer.finished
         with pytest.raises(DatasetError, match="finished"):
             writer.append(frames)
+
+
+def test_a_disk_too_small_is_noticed_before_writing(tmp_path, frames, monkeypatch):
+    monkeypatch.setattr(store_chunk.shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000))
+    with pytest.raises(DatasetError, match=r"bytes needed, 10,000 free"):
+        write(tmp_path / "a.store", [("all", frames)])
+    assert not (tmp_path / "a.store").exists()
 
 
 # --- refused ---

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import time
 
@@ -47,6 +48,15 @@ def import_shard(path, *, shard, shards):
             writer.append(frames().subset(np.arange(BATCH * batch, BATCH * (batch + 1))))
             writer.commit({"next": batch + shards})
             time.sleep(0.002)
+
+
+def import_onto_a_full_disk(path):
+    """A limit of the size of files stands for a disk that is full in the middle of a write."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+    with pytest.raises(DatasetError, match="cannot be written"):  # noqa: SIM117 (what is left of it is looked at here)
+        with StoreWriter(path, name="set", attributes=ATTRIBUTES) as writer:
+            writer.append(random_frames(300, seed=2))
+    assert not path.exists()
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +160,10 @@ def test_shards_written_at_once_and_one_killed(tmp_path, start):
     with Store(path) as store:
         store.verify()
         assert_same(store.read_range(0, len(data), split="all"), data.subset(order))
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, start):
+    """In a process of its own: ADIOS2 ends the process when its clean-up fails too."""
+    process = start(tmp_path / "set.store", target=import_onto_a_full_disk)
+    process.join()
+    assert process.exitcode == 0

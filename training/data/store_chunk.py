@@ -4,10 +4,12 @@ One block a column, because BP5 looks through all blocks at every read. The low-
 reader needs ten times as long per read.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from hydrapot.training.data.store_layout import DTYPES, TABLE, UNITS, Chunk, Pre
 
 #: What ADIOS2 reads before any column. Its parser does not expect damage, so that these are checked by us, whole.
 DATA_FILE = "data.0"
+_SPARE = 1 << 20  # metadata, journal and index
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")  # ADIOS2 paints its messages
 _LEAD = b"\n"  # ADIOS2 has no empty arrays, and all names may be empty
 
@@ -61,13 +64,19 @@ def write_chunk(
         "group_names": np.concatenate([np.frombuffer(_LEAD, np.uint8), names.text]),
     }
     path = store / file
-    path.parent.mkdir(parents=True, exist_ok=True)
+    needed = sum(array.nbytes for array in arrays.values())
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        if free < needed + _SPARE:
+            raise OSError(f"{needed + _SPARE:,} bytes needed, {free:,} free")
         _put(adios2, path, arrays, attributes)
         sizes = {}
         for part in sorted(path.iterdir()):
             _flush(part)
             sizes[part.name] = part.stat().st_size
+        if sizes.get(DATA_FILE, 0) < needed:
+            raise OSError(f"{sizes.get(DATA_FILE, 0):,} of {needed:,} bytes arrived on the disk")
         _flush(path)
         _flush(path.parent)
     except (OSError, RuntimeError, ValueError) as error:
@@ -99,12 +108,19 @@ def _put(adios2: Any, path: Path, arrays: dict[str, NDArray[Any]], attributes: S
     for key, value in attributes.model_dump(mode="json", exclude={"provenance", "units"}).items():
         io.DefineAttribute(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     engine = io.Open(str(path), adios2.Mode.Write)
-    engine.BeginStep()
-    for name, array in arrays.items():
-        # Deferred: the arrays live until the step ends, and are not copied.
-        engine.Put(variables[name], array, adios2.Mode.Deferred)
-    engine.EndStep()
-    engine.Close()
+    try:
+        engine.BeginStep()
+        for name, array in arrays.items():
+            # Deferred: the arrays live until the step ends, and are not copied.
+            engine.Put(variables[name], array, adios2.Mode.Deferred)
+        engine.EndStep()
+        engine.Close()
+    except BaseException:
+        # An engine that is not closed writes again when it is destroyed, and ends the process if the disk is still full.
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            os.truncate(path / DATA_FILE, 0)
+            engine.Close()
+        raise
 
 
 def digest(array: NDArray[Any]) -> str:
