@@ -30,6 +30,8 @@ class Frames(StrEnum):
 
     traj = "traj"
     extxyz = "extxyz"
+    pdb = "pdb"
+    cif = "cif"
 
 
 def md(
@@ -61,7 +63,9 @@ def md(
             "is Monte Carlo."
         ),
     ] = "ase",
-    frames: Annotated[Frames, typer.Option(help="Format of the frames; traj keeps all digits.")] = Frames.traj,
+    frames: Annotated[
+        Frames, typer.Option(help="Format of the frames; traj keeps all digits, pdb and cif (mmCIF) names.")
+    ] = Frames.traj,
     charge: options.Charge = None,
     spin: options.Spin = None,
     overwrite: options.Overwrite = False,

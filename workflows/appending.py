@@ -17,6 +17,7 @@ from ase.io.trajectory import Trajectory
 from numpy.typing import NDArray
 
 from hydrapot.potential.errors import ConfigurationError
+from hydrapot.workflows.biomolecules import BiomoleculeWriter
 
 #: ASE's trajectory format keeps its counters in the first bytes of the file; all else is only ever appended.
 _COUNTERS = 48
@@ -48,23 +49,31 @@ def restore_file(path: Path, state: dict[str, Any]) -> None:
 
 
 class FrameFile:
-    """Frames appended to a ``.traj`` (exact, with momenta and results) or ``.extxyz`` (text) file.
+    """Frames appended to a ``.traj`` (exact, with momenta and results), ``.extxyz`` (text), ``.pdb`` or ``.cif`` file.
 
     Parameters
     ----------
     path
-        Its suffix decides the format.
+        Its suffix decides the format. ``.pdb`` and ``.cif`` (mmCIF) hold names and positions only, and one box.
+
+    Raises
+    ------
+    ConfigurationError
+        ``.pdb`` or ``.cif`` without OpenMM.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._binary = path.suffix == ".traj"
         self._writer = Trajectory(str(path), "a") if self._binary else None
+        self._models = BiomoleculeWriter(path) if path.suffix in {".pdb", ".cif"} else None
 
     def append(self, atoms: Atoms) -> None:
         """Write one frame with the results that its calculator has."""
         if self._writer is not None:
             self._writer.write(atoms)
+        elif self._models is not None:
+            self._models.append(atoms)
         else:
             with self.path.open("a", encoding="utf-8") as handle:
                 write_xyz(handle, [atoms])

@@ -65,7 +65,7 @@ def md(
     settings: MDSettings | None = None,
     *,
     output: str | Path | None = None,
-    frames: Literal["traj", "extxyz"] = "traj",
+    frames: Literal["traj", "extxyz", "pdb", "cif"] = "traj",
     overwrite: bool = False,
     resume: bool = False,
     progress: bool = False,
@@ -81,10 +81,11 @@ def md(
     settings
         What to simulate.
     output
-        Beginning of the names of the output files: frames (``.traj`` or ``.extxyz``), ``.csv``,
+        Beginning of the names of the output files: frames (``.traj``, …), ``.csv``,
         ``.restart.npz``, ``.json`` and ``.png``. None writes nothing.
     frames
-        Format of the frames: ``.traj`` keeps all digits, ``.extxyz`` is text.
+        Format of the frames: ``.traj`` keeps all digits, ``.extxyz`` is text; ``.pdb`` and ``.cif`` (mmCIF) keep the names
+        of a biomolecule, and take OpenMM.
     overwrite
         Replace files of an earlier run.
     resume

@@ -27,7 +27,7 @@ class Recorder:
     outputs
         Names of the files; None keeps the table in memory and no frames.
     frame_suffix
-        ``.traj`` or ``.extxyz``.
+        ``.traj``, ``.extxyz``, ``.pdb`` or ``.cif``.
     timestep
         fs.
     shadow

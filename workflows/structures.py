@@ -1,4 +1,4 @@
-"""Reading structures, in any format that ASE knows, with errors that name the file."""
+"""Reading structures, in any format that ASE knows and mmCIF, with errors that name the file."""
 
 import warnings
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from ase import Atoms
 from ase.io import iread, read
 
 from hydrapot.potential.errors import InvalidStructureError
+from hydrapot.workflows.biomolecules import is_biomolecule, read_biomolecule
 
 
 def read_structure(path: str | Path) -> Atoms:
@@ -22,7 +23,9 @@ def read_structure(path: str | Path) -> Atoms:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # readers warn of details of their formats
-            atoms = read(str(path))
+            atoms = _read(path)
+    except InvalidStructureError:
+        raise
     except Exception as error:
         raise _unreadable(path, error) from error
     if not isinstance(atoms, Atoms):
@@ -48,6 +51,14 @@ def iterate_structures(path: str | Path) -> Iterator[Atoms]:
             yield from iread(str(path)) if has_index else iread(str(path), index=":")
     except Exception as error:
         raise _unreadable(path, error) from error
+
+
+def _read(path: str | Path) -> Atoms | list[Atoms]:
+    name, _, index = str(path).rpartition("@") if not Path(path).exists() else (str(path), "", "-1")
+    if index.removeprefix("-").isdigit() and is_biomolecule(Path(name)):
+        return read_biomolecule(Path(name), index=int(index))
+    found: Atoms | list[Atoms] = read(str(path))
+    return found
 
 
 def _check_exists(path: str | Path) -> None:
