@@ -139,19 +139,35 @@ class Session:
         _send(comm, ["open", asdict(settings), threads])
         self._engine: _Engine = _together(comm, partial(_Engine, comm, settings, model, threads))
         self._open = True
+        self._continues = False
 
     def commands(self, *lines: str) -> None:
-        """Carry out lines of an input deck.
+        """Carry out lines of an input deck that are not runs (:meth:`run`).
 
         Raises
         ------
         SimulationError
             LAMMPS refuses one, or the run had to stop; not where a process failed alone, which ends all of them.
         """
+        self._continues = False
         self._all("commands", "\n".join(lines))
+
+    def run(self, steps: int) -> None:
+        """Advance by time steps, or evaluate the forces with 0; where nothing happened since the last run, without setup.
+
+        Raises
+        ------
+        SimulationError
+            As for :meth:`commands`.
+        """
+        # Other commands may move atoms to other processes (write_restart does), which makes lists and ghosts stale.
+        continues, self._continues = self._continues, False
+        self._all("commands", f"run {steps} pre {'no' if continues else 'yes'} post no")
+        self._continues = True
 
     def attach(self) -> None:
         """Let the model give the forces; box and atoms exist."""
+        self._continues = False
         self._all("attach")
 
     def state(self) -> State:

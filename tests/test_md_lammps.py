@@ -154,6 +154,32 @@ def test_thermostats_and_barostats_and_resumed_runs(model, tmp_path):
         assert (np.ptp(whole["volume_a3"]) > 0.1) == (ensemble == "npt")
 
 
+def test_restart_files_do_not_disturb_a_run(model, tmp_path):
+    """LAMMPS moves atoms between processes when it writes one; lists and ghosts of the run that goes on must follow."""
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.positions[:, 0] += 0.01  # planes of atoms right at the borders of processes and of the cell
+    write(tmp_path / "start.traj", atoms)
+    script = tmp_path / "one.py"
+    script.write_text(
+        "import sys\n"
+        "from ase.io import read\n"
+        "from hydrapot.calculators import HydrapotCalculator\n"
+        "from hydrapot.workflows import MDSettings\n"
+        "from hydrapot.workflows.mdlammps import md_with_lammps\n"
+        "folder, model = sys.argv[1:]\n"
+        "atoms = read(f'{folder}/start.traj')\n"
+        f"atoms.calc = HydrapotCalculator(model, head='{CRYSTALS}', dtype='float64')\n"
+        "settings = MDSettings(ensemble='nve', steps=40, interval=5, checkpoint_interval=3, temperature=900)\n"
+        "md_with_lammps(atoms, settings, model=model, output=f'{folder}/out')\n"
+    )
+    mpi(2, python(script, tmp_path, model), cwd=tmp_path)
+    atoms.calc = HydrapotCalculator(model, head=CRYSTALS, dtype="float64")
+    result = md(atoms, MDSettings(ensemble="nve", steps=40, interval=5, temperature=900))
+    table = read_table(tmp_path / "out.csv")
+    for column, values in result.table.items():
+        np.testing.assert_allclose(table[column], values, rtol=1e-6, atol=1e-6, err_msg=column)
+
+
 def test_command_line_divides_a_run_between_processes(model, tmp_path):
     write(tmp_path / "start.traj", turned(bulk("Cu", cubic=True) * (2, 2, 2)))
     done = mpi(2, arguments(model, tmp_path / "start.traj", ensemble="nve", steps=10, output=tmp_path / "run"))

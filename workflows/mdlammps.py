@@ -240,7 +240,7 @@ class LammpsIntegrator(EngineIntegrator):
 
     def advance(self, steps: int) -> None:
         """Advance by a block of time steps and copy the state to the structure."""
-        self.session.commands(f"run {steps} pre no post no")
+        self.session.run(steps)
         self._update()
 
     def conserved_energy(self) -> float | None:
@@ -277,8 +277,9 @@ class LammpsIntegrator(EngineIntegrator):
             )
         self.session.attach()
         self.session.commands(
-            *self._dynamics, "thermo_style custom step pe ke press econserve", "thermo_modify norm no", "run 0 post no"
+            *self._dynamics, "thermo_style custom step pe ke press econserve", "thermo_modify norm no"
         )
+        self.session.run(0)
         self._update()
 
     def _read_data(self, folder: Path) -> str:
