@@ -1,5 +1,7 @@
 """Any rank gets any structure exactly, however the copies are spread; and nobody waits for a rank that failed."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from tests.mpi_helpers import MPIEXEC, mpi, python
@@ -50,10 +52,14 @@ def test_one_process_without_a_launcher(folder):
         assert source.memory.records == source.memory.copy > 0
 
 
-def test_more_than_the_memory_is_refused():
+def test_more_than_the_memory_is_refused(monkeypatch, caplog):
     """Shared memory that does not exist would end the process only when it is written to."""
-    from hydrapot.training.data.distributed import _check_memory
+    from hydrapot.training.data import distributed
 
-    _check_memory("set", 1)
+    distributed._check_memory("set", 1)
     with pytest.raises(DatasetError, match=r"1048576.00 GiB on a node, .* GiB are available: spread it"):
-        _check_memory("set", 2**50)
+        distributed._check_memory("set", 2**50)
+    assert not caplog.records
+    monkeypatch.setattr(distributed.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    distributed._check_memory("set", 1)
+    assert "--shm-size" in caplog.text

@@ -14,6 +14,7 @@ owner taking part (one-sided MPI):
 
 import logging
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -389,3 +390,10 @@ def _check_memory(name: str, needed: int) -> None:
             f"dataset {name!r}: {needed / 2**30:.2f} GiB on a node, {available / 2**30:.2f} GiB are available:"
             " spread it over more nodes, with a larger width"
         )
+    shm = Path("/dev/shm")  # noqa: S108 (where MPI libraries put what ranks share)
+    if shm.is_dir() and (free := shutil.disk_usage(shm).free) < needed:
+        # Not an error: some libraries put it elsewhere.
+        log.warning(
+            "dataset %r: %.2f GiB on a node, but %s has %.2f GiB: should MPI use it, the job ends by SIGBUS;"
+            " give the container more (--shm-size)", name, needed / 2**30, shm, free / 2**30,
+        )  # fmt: skip
