@@ -242,10 +242,30 @@ def test_an_import_is_not_resumed_as_another_one(files, tmp_path, monkeypatch, c
 
 def test_a_truncated_file_ends_the_import_and_leaves_no_store(files, tmp_path):
     files[1].write_text(files[1].read_text()[:-300])
-    for workers in (1, 2):
-        with pytest.raises(DatasetError, match=r"part1\.extxyz, frame 59: the file ends in the middle"):
-            run(files, tmp_path / f"{workers}.store", workers=workers)
-        assert not (tmp_path / f"{workers}.store" / "index.json").exists()
+    with pytest.raises(DatasetError, match=r"part1\.extxyz, frame 59: the file ends in the middle"):
+        run(files, tmp_path / "x.store")
+    assert not (tmp_path / "x.store" / "index.json").exists()
+
+
+def test_nothing_to_import_says_why(files, tmp_path):
+    for file in files:
+        file.write_text(file.read_text().replace("energy=", "length_unit=bohr energy="))
+    with pytest.raises(DatasetError, match=r"all are left out as unknown units \(180\); part0\.extxyz, frame 0"):
+        run(files, tmp_path / "x.store")
+    assert not (tmp_path / "x.store").exists()
+
+
+def test_an_error_stops_the_other_processes(tmp_path):
+    """They end with what they have committed, and do not read on to the end of their files."""
+    ase.io.write(tmp_path / "a.extxyz", crystals(30, seed=0))
+    (tmp_path / "a.extxyz").write_text((tmp_path / "a.extxyz").read_text()[:-300])
+    # The other one would take minutes.
+    (tmp_path / "b.extxyz").write_text(
+        "".join([(tmp_path / "a.extxyz").read_text().rpartition("\n4\n")[0] + "\n"] * 6000)
+    )
+    with pytest.raises(DatasetError, match=r"a\.extxyz, frame 29"):
+        run([tmp_path / "a.extxyz", tmp_path / "b.extxyz"], tmp_path / "x.store", workers=2, commit_every=100)
+    assert not (tmp_path / "x.store" / "import-00001.json").exists()
 
 
 def test_a_dead_process_ends_the_import(files, tmp_path, monkeypatch):

@@ -84,7 +84,12 @@ class ImportReport(BaseModel):
     @property
     def rejected(self) -> dict[str, int]:
         """Reason → structures that were left out, most frequent first."""
-        total: Counter[str] = Counter()
-        for file in self.files:
-            total.update(file.rejected)
-        return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+        return sum_of(self.files)
+
+
+def sum_of(files: Iterable[FileTally]) -> dict[str, int]:
+    """Reason → structures of all files that were left out, most frequent first."""
+    total: Counter[str] = Counter()
+    for file in files:
+        total.update(file.rejected)
+    return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))

@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import queue as queues
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hydrapot.potential.container import write_atomically
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.training.data.frames import DatasetError
-from hydrapot.training.data.import_report import Duplicates, FileTally, ImportReport
+from hydrapot.training.data.import_report import Duplicates, FileTally, ImportReport, sum_of
 from hydrapot.training.data.importing_shard import (
     CHUNK_BYTES,
     TALLIES,
@@ -152,7 +153,11 @@ def import_dataset(
         )
         for shard, part in enumerate(parts)
     ]
-    _run(tasks, files=len(files), workers=workers, progress=progress)
+    try:
+        _run(tasks, files=len(files), workers=workers, progress=progress)
+    except DatasetError:
+        _explain_nothing(store, len(parts))
+        raise
 
     with Store(store) as written:
         report = ImportReport(
@@ -269,6 +274,22 @@ def _plan(
             raise DatasetError(f"{store} was begun with other {key}: give the same as then, or remove the folder first")
 
 
+def _explain_nothing(store: Path, shards: int) -> None:
+    """Say why not one structure was imported, if that is so; then nothing of the store is kept."""
+    if not all(tally_path(store, shard).exists() for shard in range(shards)):
+        return
+    tallies = _tallies(store, shards)
+    if any(tally.structures for tally in tallies):
+        return
+    reasons = [f"{reason} ({count:,})" for reason, count in sum_of(tallies).items()]
+    example = next((f"; {t.name}, {e.where}: {e.detail}" for t in tallies for e in t.examples), "")
+    shutil.rmtree(store)
+    raise DatasetError(
+        f"not one structure to import: {'all are left out as ' + ', '.join(reasons) if reasons else 'the files are empty'}"
+        f"{example}"
+    ) from None
+
+
 def _tallies(store: Path, shards: int) -> list[FileTally]:
     return [tally for s in range(shards) for tally in TALLIES.validate_json(tally_path(store, s).read_bytes())]
 
@@ -296,9 +317,9 @@ def _run(tasks: list[ShardTask], *, files: int, workers: int, progress: bool) ->
             return
         # spawn: forking a process that already runs torch's threads can deadlock.
         context = multiprocessing.get_context("spawn")
-        channel = context.Queue()
+        channel, stop = context.Queue(), context.Event()
         pool = ProcessPoolExecutor(
-            min(workers, len(tasks)), mp_context=context, initializer=start_worker, initargs=(channel,)
+            min(workers, len(tasks)), mp_context=context, initializer=start_worker, initargs=(channel, stop)
         )
         jobs = [pool.submit(run_task, task) for task in tasks]
         try:
@@ -308,6 +329,7 @@ def _run(tasks: list[ShardTask], *, files: int, workers: int, progress: bool) ->
                 "a process ended without a word (killed, or out of memory?): go on with --resume, perhaps with fewer -j"
             ) from error
         finally:
+            stop.set()  # after an error the others would go on for hours; what they have committed stays
             pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -7,6 +7,7 @@ any moment goes on from the last commit with nothing lost and nothing twice.
 import hashlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -148,12 +149,23 @@ def _sha256(path: Path) -> str:
 # --- as a process of its own ---
 
 _queue: Any = None
+_stop: Any = None
 
 
-def start_worker(queue: Any) -> None:
-    """Prepare a process of the pool: where it reports to, and that it ends with the one that started it."""
-    global _queue  # noqa: PLW0603 - a process of a pool has no other place for what its tasks share
-    _queue = queue
+def start_worker(queue: Any, stop: Any) -> None:
+    """Prepare a process of the pool.
+
+    Parameters
+    ----------
+    queue
+        Where it reports to.
+    stop
+        An event; once it is set, the process ends its task with what is committed.
+    """
+    global _queue, _stop
+    _queue, _stop = queue, stop
+    queue.cancel_join_thread()  # nobody may read the last reports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one tells the others
     parent = multiprocessing.parent_process()
     if parent is not None:
         # A killed parent would leave the shards locked, and the next run waiting for nobody.
@@ -168,7 +180,13 @@ def _end_with(parent: Any) -> None:
 def run_task(task: ShardTask) -> None:
     """Import a shard in a process of the pool."""
     try:
-        import_shard(task, lambda *added: _queue.put(added))
+        import_shard(task, _report)
     except DatasetError as error:
         # Subclasses with arguments of their own would not survive the way between processes.
         raise DatasetError(str(error)) from None
+
+
+def _report(*added: int) -> None:
+    _queue.put(added)
+    if _stop.is_set():
+        raise DatasetError("stopped")
