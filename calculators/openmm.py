@@ -7,6 +7,7 @@ Energies are relative to isolated atoms unless `total` is asked for: next to 1e6
 OpenMM's single precision would round them to nothing. Boxes are periodic in all three directions or in none, as OpenMM's are.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +17,10 @@ import openmm.app
 from openmm.unit import nanometer
 
 from hydrapot.calculators.ase import DEFAULT_SKIN, HydrapotCalculator
-from hydrapot.calculators.openmm_callback import Callback, Record, absolute
-from hydrapot.calculators.openmm_evaluator import Evaluator
+from hydrapot.calculators.openmm_callback import Callback, Record, absolute, stored_record
+from hydrapot.calculators.openmm_evaluator import Evaluator, check_same_model
 from hydrapot.potential.errors import ConfigurationError, InvalidStructureError
+from hydrapot.potential.load import load
 
 #: Of forces of this package in a System.
 NAME = "HydrapotForce"
@@ -219,6 +221,32 @@ def name_molecules(system: openmm.System, topology: openmm.app.Topology, *, atom
     for i, j in pairs:
         bonds.addBond(i, j, 0.0, 0.0)
     system.addForce(bonds)
+
+
+def stored_forces(system: openmm.System) -> list[Record]:
+    """What the forces of this package in a system were made of, those inside collective variables included."""
+    functions = re.findall(r'function="([0-9a-f]+)"', openmm.XmlSerializer.serialize(system))
+    found = (stored_record(bytes.fromhex(function)) for function in functions)
+    return [record for record in found if record is not None]
+
+
+def check_system(system: openmm.System) -> list[Record]:
+    """Make sure, right after a system was restored, that its checkpoints are there and are those it was made with.
+
+    Otherwise the first evaluation says so, as an exception of OpenMM.
+
+    Returns
+    -------
+    As :func:`stored_forces`.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    records = stored_forces(system)
+    for record in records:
+        check_same_model(record, load(record.model).info.content_hash)
+    return records
 
 
 def _number(atom: Any) -> int:

@@ -6,6 +6,7 @@ C++, where an exception ends the process (a segmentation fault in OpenMM 8.6). A
 said at the first evaluation, where an exception is an exception. This module imports the standard library only.
 """
 
+import ast
 import json
 import logging
 import math
@@ -27,8 +28,8 @@ _EXPRESSION = (
     "(lambda found, record: found(record) if found else lambda state: __import__('hydrapot.calculators.openmm_callback'))"
     "(__import__('pydoc').locate({restore!r}), {record!r})"
 )
-#: The record in the bytes of a stored function.
-_STORED = re.compile(rb'\{\\?"kind\\?": \\?"hydrapot force\\?".*?\}')
+#: The record in a stored function, as Python writes a string.
+_STORED = re.compile(rb"\.restore'\), ('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")\)")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def stored_record(function: bytes) -> Record | None:
         A record of another schema.
     """
     found = _STORED.search(function)
-    return None if found is None else Record.parse(found.group().decode())
+    return None if found is None else Record.parse(ast.literal_eval(found.group(1).decode()))
 
 
 class Callback:

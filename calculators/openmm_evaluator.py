@@ -49,7 +49,7 @@ class Evaluator:
             skin=record.skin,
             threads=record.threads,
         )
-        self._check_same_model()
+        check_same_model(record, self.calculator.potential.info.content_hash)
         self._known = False  # whether the calculator's results are those of `atoms`
         #: Evaluations so far; asking again for the same positions is none.
         self.evaluations = 0
@@ -130,10 +130,16 @@ class Evaluator:
         )
         potential.check_supported(graph, head=record.head)
 
-    def _check_same_model(self) -> None:
-        found, recorded = self.calculator.potential.info.content_hash, self.record.content_hash
-        if found != recorded:
-            raise CheckpointError(
-                f"{self.record.model} is not the model that this force was made with: its content hash is {found[:12]}…, "
-                f"recorded is {recorded[:12]}…; put the right checkpoint there, or make the force anew"
-            )
+
+def check_same_model(record: Record, content_hash: str) -> None:
+    """Raise unless a model is the one that was recorded.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    if content_hash != record.content_hash:
+        raise CheckpointError(
+            f"{record.model} is not the model that this force was made with: its content hash is {content_hash[:12]}…, "
+            f"recorded is {record.content_hash[:12]}…; put the right checkpoint there, or make the force anew"
+        )

@@ -9,7 +9,7 @@ import pytest
 
 openmm = pytest.importorskip("openmm")
 
-from hydrapot.calculators.openmm import add_to_system  # noqa: E402
+from hydrapot.calculators.openmm import add_to_system, check_system, stored_forces  # noqa: E402
 from hydrapot.calculators.openmm_callback import Callback, stored_record  # noqa: E402
 from hydrapot.potential import save  # noqa: E402
 from hydrapot.potential.errors import CheckpointError, InvalidStructureError, SimulationError  # noqa: E402
@@ -123,9 +123,8 @@ def test_stored_system_holds_the_hash_and_no_weights_and_evaluates_the_same():
     atoms, system, made = ethanol_system(scale="lambda_ml")
     text = openmm.XmlSerializer.serialize(system)
     assert len(text) < 10_000
-    stored = bytes.fromhex(text.partition('function="')[2].partition('"')[0])
-    assert stored_record(stored) == made.record
     restored = openmm.XmlSerializer.deserialize(text)
+    assert stored_forces(restored) == check_system(restored) == [made.record]
     assert openmm.XmlSerializer.serialize(restored) == text  # as often as one likes
     energy, forces = answers(context_of(system, atoms.positions))
     again, forces_again = answers(context_of(restored, atoms.positions))
@@ -141,6 +140,8 @@ def test_another_model_in_its_place_is_refused(checkpoint):
     atoms, system, _ = ethanol_system(model=checkpoint, head=CRYSTALS)
     text = openmm.XmlSerializer.serialize(system)
     save(small_potential(largest_force=0.6), checkpoint)
+    with pytest.raises(CheckpointError, match="is not the model that this force was made with"):
+        check_system(openmm.XmlSerializer.deserialize(text))
     context = context_of(openmm.XmlSerializer.deserialize(text), atoms.positions)
     with pytest.raises(
         openmm.OpenMMException, match=r"CheckpointError: .*small.safetensors is not the model that this force"
@@ -155,6 +156,19 @@ def test_model_that_is_gone_is_named(checkpoint):
     context = context_of(openmm.XmlSerializer.deserialize(text), atoms.positions)
     with pytest.raises(openmm.OpenMMException, match=r"CheckpointError: .*small.safetensors"):
         answers(context)
+
+
+def test_record_is_read_whatever_the_path_looks_like(tmp_path):
+    """Quotes, braces and letters beyond ASCII are escaped on their way into a stored function."""
+    folder = tmp_path / 'it\'s {a} "Möbius" strip'
+    folder.mkdir()
+    path = folder / "small.safetensors"
+    save(small_potential(), path)
+    atoms, system, made = ethanol_system(model=path, head=CRYSTALS)
+    assert made.record.model == str(path)
+    restored = openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(system))
+    assert check_system(restored) == [made.record]
+    assert answers(context_of(restored, atoms.positions))[0] == answers(context_of(system, atoms.positions))[0]
 
 
 def test_relative_path_is_found_from_elsewhere(checkpoint, tmp_path, monkeypatch):

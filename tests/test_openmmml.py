@@ -18,7 +18,7 @@ from openmm import app, unit  # noqa: E402
 from openmmml import MLPotential  # noqa: E402
 
 from hydrapot.calculators import HydrapotCalculator  # noqa: E402
-from hydrapot.calculators.openmm import MOLECULES, NAME  # noqa: E402
+from hydrapot.calculators.openmm import MOLECULES, NAME, stored_forces  # noqa: E402
 from hydrapot.calculators.openmm_mixed import create_mixed_system  # noqa: E402
 from hydrapot.potential import save, shipped_models  # noqa: E402
 from hydrapot.potential.constants import KJ_PER_MOL  # noqa: E402
@@ -283,6 +283,7 @@ def test_mixed_system_is_stored_and_restored():
     atoms, topology, system = waters()
     mixed, _ = create_mixed_system(topology, system, [3, 4, 5], interpolate=True, **EXACT)
     restored = openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(mixed))
+    assert [record.head for record in stored_forces(restored)] == [ORGANIC]  # inside a collective variable
     energies = [answers(context_of(one, atoms.positions))[0] for one in (mixed, restored)]
     assert energies[0] == energies[1]
 
