@@ -14,7 +14,8 @@ if sys.argv[1] in {"funneled", "serialized"}:
 
 from mpi4py import MPI
 
-from hydrapot.training.data.distributed import DistributedSource, aborting, together
+from hydrapot.training.data.collective import aborting, together
+from hydrapot.training.data.distributed import DistributedSource
 from hydrapot.training.data.frames import DatasetError
 from hydrapot.training.data.source import FramesSource, Source
 from hydrapot.training.data.store import Store

@@ -54,12 +54,12 @@ def test_one_process_without_a_launcher(folder):
 
 def test_more_than_the_memory_is_refused(monkeypatch, caplog):
     """Shared memory that does not exist would end the process only when it is written to."""
-    from hydrapot.training.data import distributed
+    from hydrapot.training.data import collective
 
-    distributed._check_memory("set", 1)
+    collective.check_memory("set", 1)
     with pytest.raises(DatasetError, match=r"1048576.00 GiB on a node, .* GiB are available: spread it"):
-        distributed._check_memory("set", 2**50)
+        collective.check_memory("set", 2**50)
     assert not caplog.records
-    monkeypatch.setattr(distributed.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    distributed._check_memory("set", 1)
+    monkeypatch.setattr(collective.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    collective.check_memory("set", 1)
     assert "--shm-size" in caplog.text

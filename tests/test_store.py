@@ -21,8 +21,9 @@ from tests.store_helpers import ATTRIBUTES, as_float32, assert_same, random_fram
 
 pytest.importorskip("adios2")
 from hydrapot.training.data.store import Store, is_store
+from hydrapot.training.data.store_index import finish
 from hydrapot.training.data.store_layout import SourceFile
-from hydrapot.training.data.store_writer import StoreWriter, finish
+from hydrapot.training.data.store_writer import StoreWriter
 
 
 def write(path, parts, *, name="set", **options):

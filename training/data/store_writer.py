@@ -6,9 +6,6 @@ the next one removes it.
 """
 
 import fcntl
-import hashlib
-import importlib.metadata
-import json
 import logging
 import os
 import shutil
@@ -23,19 +20,17 @@ from hydrapot.potential.container import write_atomically
 from hydrapot.training.data.frames import DatasetError, Frames
 from hydrapot.training.data.store_chunk import load_adios2, write_chunk
 from hydrapot.training.data.store_columns import WIDTH, Columns, encode, join
+from hydrapot.training.data.store_index import check_same, finish, read_if_there
 from hydrapot.training.data.store_layout import (
     DTYPES,
     INDEX,
     Chunk,
-    Document,
     Precision,
     ShardJournal,
     SourceFile,
-    SplitInfo,
     StoreAttributes,
     StoreIndex,
     journal_path,
-    read_json,
     shard_folder,
     to_json,
 )
@@ -126,17 +121,17 @@ class StoreWriter:
 
     def _begin(self, journal: ShardJournal, *, resume: bool) -> tuple[ShardJournal, bool]:
         """State to start from, and whether the shard is finished."""
-        index = _read_if_there(self.path / INDEX, StoreIndex)
+        index = read_if_there(self.path / INDEX, StoreIndex)
         if index is not None:
             if not resume:
                 raise DatasetError(f"{self.path} exists: choose another name, or remove it first")
-            _same(self.path, journal, index)
+            check_same(self.path, journal, index)
             return journal, True
-        before = _read_if_there(self._journal_file, ShardJournal)
+        before = read_if_there(self._journal_file, ShardJournal)
         if before is not None:
             if not resume:
                 raise DatasetError(f"{self.path}: an unfinished import is there: resume it, or remove the folder first")
-            _same(self.path, journal, before)
+            check_same(self.path, journal, before)
             if before.shards != journal.shards:
                 raise DatasetError(f"{self.path}: begun with {before.shards} shards, not {journal.shards}")
             journal = before
@@ -268,62 +263,6 @@ class StoreWriter:
             self.path.rmdir()
 
 
-def finish(path: str | Path) -> bool:
-    """Write the index if all shards are complete; returns whether the store is there.
-
-    Every writer calls it when it leaves, so that the last one makes the store visible. Two at the same moment write the
-    same bytes.
-
-    Raises
-    ------
-    DatasetError
-        The shards differ in name, precision or attributes, or there is not a single structure.
-    """
-    path = Path(path)
-    if _read_if_there(path / INDEX, StoreIndex) is not None:
-        return True
-    first = _read_if_there(next(iter(sorted(path.glob("shard-*.json"))), path / "none"), ShardJournal)
-    if first is None:
-        return False
-    journals = []
-    for shard in range(first.shards):
-        journal = _read_if_there(journal_path(path, shard), ShardJournal)
-        if journal is None or not journal.complete:
-            return _read_if_there(path / INDEX, StoreIndex) is not None  # another shard may just have tidied up
-        _same(path, first, journal)
-        journals.append(journal)
-    chunks = [chunk for journal in journals for chunk in journal.chunks]
-    if not chunks:
-        raise DatasetError(f"{path}: not one structure was written: there is no store of nothing")
-    sources = dict.fromkeys(source for journal in journals for source in journal.attributes.provenance)
-    index = StoreIndex(
-        name=first.name,
-        precision=first.precision,
-        hydrapot=importlib.metadata.version("hydrapot"),
-        attributes=first.attributes.model_copy(update={"provenance": tuple(sources)}),
-        content=_content(chunks),
-        splits=_totals(chunks),
-        chunks=tuple(chunks),
-    )
-    write_atomically(path / INDEX, to_json(index))
-    for shard in range(first.shards):
-        journal_path(path, shard).unlink(missing_ok=True)
-    return True
-
-
-def _content(chunks: list[Chunk]) -> str:
-    rows = [[chunk.split, chunk.columns] for chunk in chunks]
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
-
-
-def _totals(chunks: list[Chunk]) -> dict[str, SplitInfo]:
-    totals: dict[str, SplitInfo] = {}
-    for chunk in chunks:
-        other = totals.get(chunk.split)
-        totals[chunk.split] = chunk.info if other is None else chunk.info + other
-    return totals
-
-
 def _sizes(precision: Precision) -> tuple[int, int]:
     """Bytes of one atom and of one structure."""
     return 6 * np.dtype(DTYPES[precision]).itemsize + 2, 8 * WIDTH + 8
@@ -333,26 +272,6 @@ def _bytes(parts: list[tuple[Columns, list[str]]]) -> int:
     return sum(
         c.table.nbytes + c.counts.nbytes + c.numbers.nbytes + c.positions.nbytes + c.forces.nbytes for c, _ in parts
     )
-
-
-def _read_if_there(path: Path, kind: type[Document]) -> Document | None:
-    try:
-        return read_json(path, kind)
-    except FileNotFoundError:
-        return None
-
-
-def _same(path: Path, wanted: ShardJournal, found: ShardJournal | StoreIndex) -> None:
-    if wanted.name != found.name or wanted.precision != found.precision:
-        raise DatasetError(
-            f"{path} holds {found.name!r} in {found.precision}, not {wanted.name!r} in {wanted.precision}:"
-            " choose another name, or remove it first"
-        )
-    for key in StoreAttributes.model_fields:
-        if key != "provenance" and getattr(wanted.attributes, key) != getattr(found.attributes, key):
-            raise DatasetError(
-                f"{path} was begun with another {key} ({getattr(found.attributes, key)}): give the same, or remove it"
-            )
 
 
 def _lock(path: Path) -> int:
