@@ -216,6 +216,15 @@ def test_aselmdb_rows_that_are_gone_or_broken(tmp_path):
     assert not list(tmp_path.glob("*lock*")), "reading leaves nothing beside the data"
 
 
+@pytest.mark.parametrize(
+    "change", [{"cell": [[1.0], [2.0, 3.0]]}, {"numbers": None}, {"data": {"charge": "x"}}, {"pbc": [True, False]}]
+)
+def test_aselmdb_rows_of_the_wrong_type(tmp_path, change):
+    path = write_aselmdb(tmp_path / "x.aselmdb", [lmdb_row(-1.0), lmdb_row(-2.0, **change)])
+    chunk = only_chunk(path)
+    assert len(chunk.frames) == len(chunk.rejects) == 1
+
+
 def test_pickled_lmdb_is_refused(tmp_path):
     environment = lmdb.open(str(tmp_path / "data.lmdb"), subdir=False, map_size=1 << 24, lock=False)
     with environment.begin(write=True) as transaction:
@@ -346,6 +355,14 @@ def test_qcml(tmp_path):
     total = only_chunk(path, energy="pbe0_energy").frames.energy
     assert total[0] == pytest.approx(np.float64(np.float32(-76.4)) * HARTREE, rel=1e-15)
     assert read_all(path, start=2)[0].frames.energy[0] == pytest.approx(-2.35 * HARTREE, rel=1e-6)
+
+
+def test_qcml_records_of_the_wrong_length(tmp_path):
+    path = tmp_path / "x.tfrecord"
+    broken = [qcml_features(0, positions=np.zeros(8)), qcml_features(0, charge=[]), {"pbe0_forces": [0.0]}]
+    path.write_bytes(b"".join(map(tf_record, (qcml_features(0), *broken))))
+    chunk = only_chunk(path)
+    assert (len(chunk.frames), len(chunk.rejects)) == (1, 3)
 
 
 def test_checksum_of_the_definition():

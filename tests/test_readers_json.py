@@ -137,6 +137,10 @@ def disordered():
         ({"uncorrected_total_energy": float("nan")}, "energy not finite"),
         ({"force": [[0.0, 0.0, 0.0]]}, "malformed forces"),
         ({"stress": [1.0, 2.0]}, "malformed stress"),
+        ({"stress": [[1.0], [2.0, 3.0]]}, "malformed structure"),
+        ({"force": "lost"}, "malformed forces"),
+        ({"uncorrected_total_energy": {"a": 1}}, "malformed energy"),
+        ({"structure": {**ROCK_SALT, "sites": 7}}, "malformed structure"),
     ],
 )
 def test_a_structure_without_sense_is_left_out_and_the_rest_is_read(tmp_path, change, reason):

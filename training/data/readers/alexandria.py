@@ -18,7 +18,7 @@ import numpy as np
 from hydrapot.training.data.readers.jsonstream import JsonStream
 from hydrapot.training.data.readers.opening import open_binary, reading
 from hydrapot.training.data.readers.pymatgen import site_property, structure_of
-from hydrapot.training.data.readers.records import MalformedError, ReaderOptions, Record, Reject
+from hydrapot.training.data.readers.records import MalformedError, ReaderOptions, Record, Reject, attempt
 from hydrapot.training.data.readers.units import KBAR
 
 ENTRY_ENERGIES = ("energy_total", "energy_corrected")
@@ -39,10 +39,7 @@ def read_trajectories(path: Path, *, start: int, options: ReaderOptions) -> Iter
                     if position <= start:
                         continue
                     where = f"{material}/{c}/{s}"
-                    try:
-                        yield _step(step, material, where, position)
-                    except MalformedError as error:
-                        yield Reject(where, error.reason, error.detail, position)
+                    yield attempt(_step, step, material, where=where, position=position)
 
 
 def read_entries(path: Path, *, start: int, options: ReaderOptions) -> Iterator[Record | Reject]:
@@ -61,10 +58,7 @@ def read_entries(path: Path, *, start: int, options: ReaderOptions) -> Iterator[
                 if position <= start:
                     continue
                 where = f"entry {position - 1}"
-                try:
-                    yield _entry(entry, energy, where, position)
-                except MalformedError as error:
-                    yield Reject(where, error.reason, error.detail, position)
+                yield attempt(_entry, entry, energy, where=where, position=position)
 
 
 def _list(value: Any) -> list[Any]:

@@ -24,7 +24,7 @@ from hydrapot.potential.constants import HARTREE
 from hydrapot.training.data.frames import DatasetError
 from hydrapot.training.data.readers.aselmdb import group_of
 from hydrapot.training.data.readers.hdf5 import scalar
-from hydrapot.training.data.readers.records import MalformedError, ReaderOptions, Record, Reject, full_stress
+from hydrapot.training.data.readers.records import ReaderOptions, Record, Reject, attempt, full_stress
 from hydrapot.training.data.readers.units import ENERGY_UNITS, LENGTH_UNITS, force_unit
 
 PAGE = 500
@@ -36,10 +36,7 @@ def read(path: Path, *, start: int, options: ReaderOptions) -> Iterator[Record |
     """Yield the rows of a database whose labels are ASE's own."""
     for row in _rows(path, start):
         where = f"row {row.id}"
-        try:
-            yield _ase_record(row, where, options)
-        except MalformedError as error:
-            yield Reject(where, error.reason, error.detail, row.id)
+        yield attempt(_ase_record, row, options, where=where, position=row.id)
 
 
 def read_schnetpack(path: Path, *, start: int, options: ReaderOptions) -> Iterator[Record | Reject]:
@@ -96,11 +93,11 @@ def _rows(path: Path, start: int) -> Iterator[Any]:
             start = page[-1].id
 
 
-def _ase_record(row: Any, where: str, options: ReaderOptions) -> Record:
+def _ase_record(row: Any, options: ReaderOptions, where: str, position: int) -> Record:
     free = _free(row)
     stress = row.get("stress")
     return Record(
-        row.id,
+        position,
         where,
         row.numbers,
         row.positions,
@@ -118,27 +115,34 @@ def _ase_record(row: Any, where: str, options: ReaderOptions) -> Record:
 def _data_records(
     path: Path, start: int, options: ReaderOptions, *, energy: str, units: tuple[float, float | None, float]
 ) -> Iterator[Record | Reject]:
-    energy_unit, unit, length = units
     for row in _rows(path, start):
-        where = f"row {row.id}"
-        try:
-            free = _free(row)
-            value, forces = free.get(energy), free.get("forces")
-            yield Record(
-                row.id,
-                where,
-                row.numbers,
-                row.positions * length,
-                cell=row.cell * length,
-                pbc=row.pbc,
-                energy=None if value is None else scalar(value) * energy_unit,
-                forces=None if forces is None or unit is None else np.asarray(forces, np.float64) * unit,
-                charge=free.get("charge", 0),
-                spin=free.get("spin", 0),
-                group=group_of(free, options),
-            )
-        except MalformedError as error:
-            yield Reject(where, error.reason, error.detail, row.id)
+        yield attempt(_data_record, row, options, energy, units, where=f"row {row.id}", position=row.id)
+
+
+def _data_record(
+    row: Any,
+    options: ReaderOptions,
+    energy: str,
+    units: tuple[float, float | None, float],
+    where: str,
+    position: int,
+) -> Record:
+    energy_unit, unit, length_unit = units
+    free = _free(row)
+    value, forces = free.get(energy), free.get("forces")
+    return Record(
+        position,
+        where,
+        row.numbers,
+        row.positions * length_unit,
+        cell=row.cell * length_unit,
+        pbc=row.pbc,
+        energy=None if value is None else scalar(value) * energy_unit,
+        forces=None if forces is None or unit is None else np.asarray(forces, np.float64) * unit,
+        charge=free.get("charge", 0),
+        spin=free.get("spin", 0),
+        group=group_of(free, options),
+    )
 
 
 def _free(row: Any) -> dict[str, Any]:

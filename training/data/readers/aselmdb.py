@@ -20,7 +20,7 @@ import numpy as np
 
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.training.data.frames import DatasetError
-from hydrapot.training.data.readers.records import MalformedError, ReaderOptions, Record, Reject, full_stress
+from hydrapot.training.data.readers.records import MalformedError, ReaderOptions, Record, Reject, attempt, full_stress
 
 RESERVED = ("nextid", "deleted_ids", "metadata")
 ENERGIES = ("energy", "free_energy")
@@ -76,14 +76,11 @@ def read(path: Path, *, start: int, options: ReaderOptions) -> Iterator[Record |
             if raw is None:
                 yield Reject(where, "missing row", f"the file announces rows up to {end - 1}", i)
                 continue
-            try:
-                yield record_of_row(decode(raw), where, i, options)
-            except MalformedError as error:
-                yield Reject(where, error.reason, error.detail, i)
+            yield attempt(_record, raw, options, where=where, position=i)
 
 
-def record_of_row(row: Any, where: str, position: int, options: ReaderOptions) -> Record:
-    """Turn the document of a row of an ASE database into a record."""
+def _record(raw: bytes, options: ReaderOptions, where: str, position: int) -> Record:
+    row = decode(raw)
     if not isinstance(row, dict) or "numbers" not in row or "positions" not in row:
         raise MalformedError("malformed row", "no numbers or no positions")
     free = {**row.get("key_value_pairs", {}), **(row["data"] if isinstance(row.get("data"), dict) else {})}

@@ -3,6 +3,7 @@
 import re
 import sqlite3
 import struct
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,11 @@ def candidates(path: Path) -> list[str]:
 
 
 def _sqlite(path: Path) -> list[str]:
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
-        try:
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")}
-        except sqlite3.Error as error:
-            raise DatasetError(f"{path}: truncated or corrupt SQLite ({error}): fetch the file again") from error
-    connection.close()
+    except sqlite3.Error as error:
+        raise DatasetError(f"{path}: truncated or corrupt SQLite ({error}): fetch the file again") from error
     if not {"systems", "keys"} <= tables:
         return []
     row = asedb.first_row(path)

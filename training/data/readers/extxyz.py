@@ -16,7 +16,7 @@ from ase.io.extxyz import read_xyz
 from hydrapot.training.data.extxyz import GROUP_KEYS, ISOLATED_MARK, misfit
 from hydrapot.training.data.frames import DatasetError
 from hydrapot.training.data.readers.opening import open_binary, reading
-from hydrapot.training.data.readers.records import MalformedError, ReaderOptions, Record, Reject, full_stress
+from hydrapot.training.data.readers.records import MalformedError, ReaderOptions, Record, Reject, attempt, full_stress
 
 ENERGIES = ("energy", "free_energy")
 
@@ -27,14 +27,7 @@ def read(path: Path, *, start: int, options: ReaderOptions) -> Iterator[Record |
         if position <= start:
             continue
         where = f"frame {position - 1}"
-        try:
-            try:
-                atoms = next(read_xyz(io.StringIO("".join(lines)), index=slice(None)))
-            except Exception as error:  # ASE raises whatever its parser stumbles over
-                raise MalformedError("not extended XYZ", str(error)) from error
-            yield _record(atoms, where, position, options)
-        except MalformedError as error:
-            yield Reject(where, error.reason, error.detail, position)
+        yield attempt(_record, lines, options, where=where, position=position)
 
 
 def blocks(path: Path) -> Iterator[list[str]]:
@@ -69,7 +62,11 @@ def blocks(path: Path) -> Iterator[list[str]]:
             frame += 1
 
 
-def _record(atoms: Atoms, where: str, position: int, options: ReaderOptions) -> Record:
+def _record(lines: list[str], options: ReaderOptions, where: str, position: int) -> Record:
+    try:
+        atoms: Atoms = next(read_xyz(io.StringIO("".join(lines)), index=slice(None)))
+    except Exception as error:  # ASE raises whatever its parser stumbles over
+        raise MalformedError("not extended XYZ", str(error)) from error
     labels = dict(atoms.calc.results) if atoms.calc is not None else {}
     info = atoms.info
     wrong = misfit([*info, *atoms.arrays], info)

@@ -17,7 +17,7 @@ import numpy as np
 from hydrapot.training.data.readers.jsonstream import JsonStream
 from hydrapot.training.data.readers.opening import open_binary, reading
 from hydrapot.training.data.readers.pymatgen import structure_of
-from hydrapot.training.data.readers.records import MalformedError, ReaderOptions, Record, Reject
+from hydrapot.training.data.readers.records import MalformedError, ReaderOptions, Record, Reject, attempt
 from hydrapot.training.data.readers.units import KBAR
 
 VASP_ORDER = [[0, 3, 5], [3, 1, 4], [5, 4, 2]]
@@ -36,10 +36,7 @@ def read(path: Path, *, start: int, options: ReaderOptions) -> Iterator[Record |
             if position <= start:
                 continue
             where = f"structure {position - 1}"
-            try:
-                yield _record(content, where, position)
-            except MalformedError as error:
-                yield Reject(where, error.reason, error.detail, position)
+            yield attempt(_record, content, where=where, position=position)
 
 
 def _record(content: Any, where: str, position: int) -> Record:

@@ -14,7 +14,7 @@ import numpy as np
 from hydrapot.training.data.readers.jsonstream import JsonStream
 from hydrapot.training.data.readers.opening import open_binary, reading
 from hydrapot.training.data.readers.pymatgen import structure_of
-from hydrapot.training.data.readers.records import MalformedError, ReaderOptions, Record, Reject
+from hydrapot.training.data.readers.records import MalformedError, ReaderOptions, Record, Reject, attempt
 from hydrapot.training.data.readers.units import KBAR
 
 ENERGIES = ("uncorrected_total_energy", "corrected_total_energy")
@@ -33,10 +33,7 @@ def read(path: Path, *, start: int, options: ReaderOptions) -> Iterator[Record |
                 if position <= start:
                     continue
                 where = f"{material}/{frame}"
-                try:
-                    yield _record(content, material, energy, where, position)
-                except MalformedError as error:
-                    yield Reject(where, error.reason, error.detail, position)
+                yield attempt(_record, content, material, energy, where=where, position=position)
 
 
 def _record(content: Any, material: str, energy: str, where: str, position: int) -> Record:

@@ -19,7 +19,7 @@ import numpy as np
 from hydrapot.potential.constants import BOHR, HARTREE
 from hydrapot.training.data.frames import DatasetError
 from hydrapot.training.data.readers.opening import open_binary, reading
-from hydrapot.training.data.readers.records import MalformedError, ReaderOptions, Record, Reject
+from hydrapot.training.data.readers.records import MalformedError, ReaderOptions, Record, Reject, attempt
 
 ENERGIES = ("pbe0_formation_energy", "pbe0_energy")
 
@@ -31,13 +31,11 @@ def read(path: Path, *, start: int, options: ReaderOptions) -> Iterator[Record |
         if position <= start:
             continue
         where = f"record {position - 1}"
-        try:
-            yield _record(example(raw), energy, where, position)
-        except MalformedError as error:
-            yield Reject(where, error.reason, error.detail, position)
+        yield attempt(_record, raw, energy, where=where, position=position)
 
 
-def _record(features: dict[str, Any], energy: str, where: str, position: int) -> Record:
+def _record(raw: bytes, energy: str, where: str, position: int) -> Record:
+    features = example(raw)
     missing = [key for key in ("atomic_numbers", "positions", "charge", "multiplicity") if key not in features]
     if missing:
         raise MalformedError("malformed record", f"no {missing[0]!r}")

@@ -5,7 +5,7 @@ in eV, Å and eV/Å³, or a `Reject` for a structure that it cannot make sense o
 layout is checked here, once: shapes, finite numbers, elements, cells, charge and spin.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -90,6 +90,19 @@ class MalformedError(DatasetError):
         self.detail = " ".join(detail.split())
 
 
+def attempt(make: Callable[..., Record], *arguments: Any, where: str, position: int) -> Record | Reject:
+    """Return ``make(*arguments, where, position)``, or the reject that says why there is no such record.
+
+    Published files hold all kinds of accidents: whatever is missing or has the wrong type concerns its structure only.
+    """
+    try:
+        return make(*arguments, where, position)
+    except MalformedError as error:
+        return Reject(where, error.reason, error.detail, position)
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        return Reject(where, "malformed structure", " ".join(f"{type(error).__name__}: {error}".split()), position)
+
+
 def full_stress(stress: ArrayLike) -> NDArray[np.float64]:
     """Return the (3, 3) tensor of a Voigt vector (xx, yy, zz, yz, xz, xy), of nine numbers, or of a tensor."""
     try:
@@ -130,7 +143,7 @@ def row_of(record: Record, labels: tuple[str, ...] = LABELS) -> dict[str, Any]:
     n = len(numbers)
     positions = _finite(record.positions, "positions", (n, 3))
     cell = np.zeros((3, 3)) if record.cell is None else _finite(record.cell, "cell", (3, 3))
-    pbc = np.full(3, bool(cell.any())) if record.pbc is None else np.array(np.broadcast_to(record.pbc, 3), bool)
+    pbc = np.full(3, cell.any()) if record.pbc is None else _periodicity(record.pbc)
     periodic = cell[pbc]
     if len(periodic) and np.linalg.matrix_rank(periodic, tol=1e-6) < len(periodic):
         raise MalformedError("degenerate cell", "periodic directions without independent cell vectors")
@@ -264,6 +277,13 @@ def _finite(values: ArrayLike, what: str, shape: tuple[int, ...]) -> NDArray[np.
     if not np.isfinite(array).all():
         raise MalformedError(f"{what} not finite", f"{int((~np.isfinite(array)).sum())} of {array.size} numbers")
     return array
+
+
+def _periodicity(values: ArrayLike) -> NDArray[np.bool_]:
+    array = np.asarray(values)
+    if array.shape not in {(), (3,)} or array.dtype.kind not in "biuf":  # any text would be true
+        raise MalformedError("malformed pbc", f"{values!r}")
+    return np.array(np.broadcast_to(array, 3), bool)
 
 
 def _whole(value: float, what: str) -> int:

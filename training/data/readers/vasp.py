@@ -8,11 +8,12 @@ for the one extrapolated to zero smearing (``e_0_energy``), for data that are pu
 from collections.abc import Iterator
 from pathlib import Path
 
+from ase import Atoms
 from ase.io import iread
 
 from hydrapot.training.data.frames import DatasetError
 from hydrapot.training.data.readers.opening import reading
-from hydrapot.training.data.readers.records import MalformedError, ReaderOptions, Record, Reject, full_stress
+from hydrapot.training.data.readers.records import ReaderOptions, Record, Reject, attempt, full_stress
 
 ENERGIES = ("free_energy", "energy")
 
@@ -46,21 +47,22 @@ def _steps(path: Path, kind: str, start: int, options: ReaderOptions) -> Iterato
             if position <= start:
                 continue
             where = f"step {position - 1}"
-            labels = atoms.calc.results if atoms.calc is not None else {}
-            stress = labels.get("stress")
-            try:
-                yield Record(
-                    position,
-                    where,
-                    atoms.numbers,
-                    atoms.positions,
-                    cell=atoms.cell.array,
-                    pbc=atoms.pbc,
-                    energy=labels.get(energy),
-                    # ASE sets forces on fixed atoms to zero only when it is asked to; these are VASP's own.
-                    forces=labels.get("forces"),
-                    stress=None if stress is None else full_stress(stress),
-                    group=f"{path.parent.name}/{path.name}",
-                )
-            except MalformedError as error:
-                yield Reject(where, error.reason, error.detail, position)
+            yield attempt(_record, atoms, energy, f"{path.parent.name}/{path.name}", where=where, position=position)
+
+
+def _record(atoms: Atoms, energy: str, run: str, where: str, position: int) -> Record:
+    labels = atoms.calc.results if atoms.calc is not None else {}
+    stress = labels.get("stress")
+    return Record(
+        position,
+        where,
+        atoms.numbers,
+        atoms.positions,
+        cell=atoms.cell.array,
+        pbc=atoms.pbc,
+        energy=labels.get(energy),
+        # As VASP has them, also on fixed atoms.
+        forces=labels.get("forces"),
+        stress=None if stress is None else full_stress(stress),
+        group=run,
+    )
