@@ -79,17 +79,18 @@ CASES = {
     "box of molecules": (water_box, ORGANIC),
     "triclinic crystal": (copper, COPPER),
 }
+PATHS = {"native": ("native", "Reference"), "native, CPU": ("native", "CPU"), "torch": ("torch", "Reference")}
 
 
 @pytest.mark.filterwarnings("ignore:head 'qm22_b3lyp_molecules' was trained on structures with 0 periodic")
 @pytest.mark.parametrize(("make", "head"), CASES.values(), ids=CASES)
-@pytest.mark.parametrize("backend", ["native", "torch"])
-def test_energy_and_forces_are_those_of_the_ase_calculator(make, head, backend):
+@pytest.mark.parametrize(("backend", "platform"), PATHS.values(), ids=PATHS)
+def test_energy_and_forces_are_those_of_the_ase_calculator(make, head, backend, platform):
     atoms = make()
     frame = ReducedBox.of(atoms)
     system = system_of(atoms, box=frame.box)
     add_to_system(system, topology_of(atoms, box=frame.box), head=head, backend=backend, **EXACT)
-    energy, forces = answers(context_of(system, frame.into(atoms.positions)))
+    energy, forces = answers(context_of(system, frame.into(atoms.positions), platform=platform))
     same((energy, frame.back(forces)), expected(atoms, head))
 
 
