@@ -133,6 +133,9 @@ def test_rejects_alone_make_a_chunk_too():
         ({"forces": "none"}, "malformed forces"),
         ({"charge": 2000}, "charge or spin"),
         ({"spin": -1}, "charge or spin"),
+        ({"pbc": ["T", "T", "F"]}, "malformed pbc"),
+        ({"pbc": [[True], [True, False]]}, "malformed pbc"),
+        ({"cell": [[1.0], [2.0, 3.0]]}, "malformed cell"),
     ],
 )
 def test_what_no_reader_has_to_check(changes, reason):

@@ -280,7 +280,10 @@ def _finite(values: ArrayLike, what: str, shape: tuple[int, ...]) -> NDArray[np.
 
 
 def _periodicity(values: ArrayLike) -> NDArray[np.bool_]:
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise MalformedError("malformed pbc", "not three values") from None
     if array.shape not in {(), (3,)} or array.dtype.kind not in "biuf":  # any text would be true
         raise MalformedError("malformed pbc", f"{values!r}")
     return np.array(np.broadcast_to(array, 3), bool)
