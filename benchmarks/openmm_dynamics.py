@@ -70,7 +70,7 @@ def nve() -> dict[str, Any]:
     atoms.calc = calculator("float64")
     found = run(atoms, "openmm", ensemble="nve", steps=20_000, timestep=1.0, velocities="file").summary["results"]
     drift, error = found["drift_mev_per_atom_per_ps"], found["drift_uncertainty_mev_per_atom_per_ps"]
-    return {"drift": drift, "uncertainty": error, "passed": abs(drift) + 1.96 * error < LARGEST_DRIFT}
+    return {"drift": drift, "uncertainty": error, "passed": bool(abs(drift) + 1.96 * error < LARGEST_DRIFT)}
 
 
 def nvt(ensemble: str, picoseconds: float) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def nvt(ensemble: str, picoseconds: float) -> dict[str, Any]:
         "fluctuation": fluctuation,
         "fluctuation_error": spread,
         "fluctuation_expected": float(wanted),
-        "passed": abs(mean - 300) < 3 * error and abs(fluctuation - wanted) < 3 * spread,
+        "passed": bool(abs(mean - 300) < 3 * error and abs(fluctuation - wanted) < 3 * spread),
     }
 
 
@@ -119,7 +119,7 @@ def npt(picoseconds: float) -> dict[str, Any]:
         found[engine]["pressure_gpa"], found[engine]["pressure_error"] = mean_and_error(result.table["pressure_gpa"])
     difference = found["openmm"]["mean"] - found["ase"]["mean"]
     error = float(np.hypot(found["openmm"]["error"], found["ase"]["error"]))
-    return {**found, "difference": difference, "error": error, "passed": abs(difference) < 3 * error}
+    return {**found, "difference": difference, "error": error, "passed": bool(abs(difference) < 3 * error)}
 
 
 def main() -> int:
