@@ -14,6 +14,7 @@ if sys.argv[1] in {"funneled", "serialized"}:
 
 from mpi4py import MPI
 
+from hydrapot.potential.errors import ConfigurationError
 from hydrapot.training.data.collective import aborting, together
 from hydrapot.training.data.distributed import DistributedSource
 from hydrapot.training.data.frames import DatasetError
@@ -138,6 +139,25 @@ def errors(path):
     expect_error(lambda: distributed.read(np.array([0])), "closed")
 
 
+def configured(path):
+    """What a training run opens with `data: {structures: distributed, width: 2}`."""
+    from hydrapot.training.config import DataConfig
+    from hydrapot.training.datasets import OpenedDataset, _place
+
+    data = DataConfig(structures="distributed", width=2)
+    with Store(path) as store:
+        view = store.view("all")
+        opened = OpenedDataset(
+            name="set", training=view, validation=view, isolated=view.read(np.arange(0)), label="group", content=""
+        )
+        _place(opened, path, data=data, cache_dir=path.parent, world=COMM.size)
+        read_everywhere(opened.training, as_float32(expected()), seed=1)
+        assert opened.training.width == 2
+        opened.close()
+        with pytest.raises(ConfigurationError, match="MPI to know all 8 processes, and it knows 4"):
+            _place(opened, path, data=data, cache_dir=path.parent, world=8)
+
+
 def dies(path):
     """The others wait for a rank that failed: it ends them."""
     if COMM.rank == 1:
@@ -145,7 +165,14 @@ def dies(path):
     COMM.Barrier()
 
 
-CASES = {"exact": exact, "threads": threads, "errors": errors, "funneled": funneled, "dies": dies}
+CASES = {
+    "exact": exact,
+    "threads": threads,
+    "errors": errors,
+    "configured": configured,
+    "funneled": funneled,
+    "dies": dies,
+}
 
 if __name__ == "__main__":
     for case in sys.argv[1].split(","):

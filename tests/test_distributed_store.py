@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(("cases", "ranks"), [("exact,threads,errors", 4), ("funneled", 2)])
+@pytest.mark.parametrize(("cases", "ranks"), [("exact,threads,errors,configured", 4), ("funneled", 2)])
 def test_on_ranks(folder, cases, ranks):
     """Each case is a function of `distributed_ranks.py`, whose docstring says what it shows."""
     done = mpi(ranks, python("-m", "tests.distributed_ranks", cases, folder))

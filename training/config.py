@@ -76,6 +76,12 @@ class DataConfig(_Section):
         description="memory: every process holds all structures; file: they are read from the stores when a batch needs"
         " them; distributed: each process holds some of them, and the others fetch them from its memory.",
     )
+    width: int | None = Field(
+        default=None,
+        ge=1,
+        description="Of distributed structures: processes that hold one full copy between them, a divisor of their number;"
+        " all of them if not given. Those of one node need no messages.",
+    )
     neighbor_gib: float = Field(
         default=4.0,
         ge=0,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrapot.potential.errors import ConfigurationError
-from hydrapot.training.config import TrainConfig
+from hydrapot.training.config import DataConfig, TrainConfig
 from hydrapot.training.data import cache
 from hydrapot.training.data.census import Census, take_census
 from hydrapot.training.data.contents import Contents, contents_of
@@ -140,7 +140,7 @@ def open_datasets(
     """
     check_present(config, data=data)
     files = [d for d in config.datasets if not is_store(data / d.file)]
-    frames = read_many([data / d.file for d in files], cache_dir=cache_dir)
+    frames = read_many([data / d.file for d in files], cache_dir=cache_dir) if files else {}
     opened = {}
     for d in config.datasets:
         path = data / d.file
@@ -148,7 +148,7 @@ def open_datasets(
             opened[d.name] = _divided(d.name, FramesSource(frames[d.name]), frames[d.name], manifest_path)
         else:
             opened[d.name] = _open_store(path, d.name, manifest_path=manifest_path)
-            _place(opened[d.name], path, mode=config.data.structures, cache_dir=cache_dir, world=world)
+            _place(opened[d.name], path, data=config.data, cache_dir=cache_dir, world=world)
     return opened
 
 
@@ -210,20 +210,20 @@ def _open_store(path: Path, name: str, *, manifest_path: Path) -> OpenedDataset:
     return opened
 
 
-def _place(opened: OpenedDataset, path: Path, *, mode: str, cache_dir: Path | None, world: int) -> None:
+def _place(opened: OpenedDataset, path: Path, *, data: DataConfig, cache_dir: Path | None, world: int) -> None:
     """Bring the training structures to where they live during training."""
-    if mode == "memory":
+    if data.structures == "memory":
         opened.training = FramesSource(read_all(opened.training))
         return
     beside = path.parent / f"{path.name}.neighbors"
     writable = os.access(beside if beside.exists() else path.parent, os.W_OK)
     opened.folder = beside if writable else (cache_dir or cache.default_cache_dir()) / beside.name
-    if mode == "distributed":
-        opened.training = _distributed(opened.training, world=world)
+    if data.structures == "distributed":
+        opened.training = _distributed(opened.training, world=world, width=data.width)
         opened._closing.append(opened.training.close)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def _distributed(source: Source, *, world: int) -> Any:
+def _distributed(source: Source, *, world: int, width: int | None) -> Any:
     from hydrapot.training.data.distributed import DistributedSource, load_mpi
 
     comm = load_mpi().COMM_WORLD
@@ -232,7 +232,7 @@ def _distributed(source: Source, *, world: int) -> Any:
             f"data.structures: distributed needs MPI to know all {world} processes, and it knows {comm.size}: start them by"
             " mpiexec or srun, or choose file"
         )
-    distributed = DistributedSource(source, comm)
+    distributed = DistributedSource(source, comm, width=width)
     if not distributed.prefetchable:
         distributed.close()
         raise DatasetError(
