@@ -6,8 +6,8 @@ components are held out or not.
 """
 
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,30 +50,64 @@ def hold_out_components(
     Class → whether it is held out.
     """
     component = _components(classes, strata)
-    members = {
-        name: np.array([component.get(int(label), -1) for label in classes[name]], np.int64) for name in datasets
-    }
-    for name, frames in datasets.items():
-        members[name][frames.isolated] = -1
-    contains = {name: frames.compositions() > 0 for name, frames in datasets.items()}
+    tables = {name: _Table.of(frames, classes[name], component) for name, frames in datasets.items()}
     sides: dict[int, bool] = {}
     for name in sorted(datasets, key=lambda name: (len(datasets[name]), name)):
-        sizes = Counter(members[name][members[name] >= 0].tolist())
-        quota = int(np.floor(sum(sizes.values()) * fraction + 0.5))
-        taken = sum(size for c, size in sizes.items() if sides.get(c, False))
+        table = tables[name]
+        quota = int(np.floor(sum(table.sizes.values()) * fraction + 0.5))
+        taken = sum(size for c, size in table.sizes.items() if sides.get(c, False))
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        for c in rng.permutation(sorted(sizes)).tolist():
+        for c in rng.permutation(sorted(table.sizes)).tolist():
             if taken >= quota:
                 break
-            if c in sides or taken + sizes[c] > OVERSHOOT * quota:
+            if c in sides or taken + table.sizes[c] > OVERSHOOT * quota:
                 continue
-            out = {c} | {other for other, side in sides.items() if side}
-            if all(_keeps_elements(members[d], contains[d], c, out, least=least) for d in datasets):
+            if all(other.keeps_elements_without(c, least=least) for other in tables.values()):
                 sides[c] = True
-                taken += sizes[c]
-        for c in sizes:
+                taken += table.sizes[c]
+                for other in tables.values():
+                    other.remove(c)
+        for c in table.sizes:
             sides.setdefault(c, False)
     return {label: sides.get(c, False) for label, c in component.items()}
+
+
+@dataclass
+class _Table:
+    """Components of one dataset: how many structures, and how many with each element."""
+
+    sizes: dict[int, int]
+    contains: dict[int, NDArray[np.int64]]
+    """(119,) structures of the component that contain each element."""
+    remaining: NDArray[np.int64]
+    """(119,) the same of all that are not held out."""
+
+    @classmethod
+    def of(cls, frames: Frames, classes: NDArray[np.int64], component: Mapping[int, int]) -> "_Table":
+        members = np.array([component.get(int(label), -1) for label in classes], np.int64)
+        members[frames.isolated] = -1
+        present = frames.compositions() > 0
+        found, inverse = np.unique(members[members >= 0], return_inverse=True)
+        counts = np.zeros((len(found), present.shape[1]), np.int64)
+        np.add.at(counts, inverse, present[members >= 0])
+        sizes = np.bincount(inverse, minlength=len(found))
+        return cls(
+            dict(zip(found.tolist(), sizes.tolist(), strict=True)),
+            dict(zip(found.tolist(), counts, strict=True)),
+            counts.sum(axis=0),
+        )
+
+    def keeps_elements_without(self, component: int, *, least: int) -> bool:
+        """Whether the elements of a component stay in training once it is held out."""
+        counts = self.contains.get(component)
+        if counts is None:
+            return True
+        return bool((self.remaining - counts)[counts > 0].min() >= least)
+
+    def remove(self, component: int) -> None:
+        """Hold out a component."""
+        if component in self.contains:
+            self.remaining = self.remaining - self.contains[component]
 
 
 def _components(
@@ -98,14 +132,3 @@ def _components(
     numbers: dict[Any, int] = {}
     labels = sorted(node for node in parent if isinstance(node, int))
     return {label: numbers.setdefault(root(label), len(numbers)) for label in labels}
-
-
-def _keeps_elements(
-    members: NDArray[np.int64], contains: NDArray[np.bool_], component: int, out: set[int], *, least: int
-) -> bool:
-    """Whether the elements of a component stay in the training side of one dataset once it is held out."""
-    inside = members == component
-    if not inside.any():
-        return True
-    remaining = contains[(members >= 0) & ~np.isin(members, sorted(out))].sum(axis=0)
-    return bool((remaining[contains[inside].any(axis=0)] >= least).all())
