@@ -209,7 +209,7 @@ def read_datasets(config: TrainConfig, *, data: Path, cache_dir: Path | None) ->
     """Read all datasets whole; raise :class:`ConfigurationError` naming the first that is missing."""
     check_present(config, data=data)
     files = [data / d.file for d in config.datasets if not is_store(data / d.file)]
-    read = read_many(files, cache_dir=cache_dir)
+    read = read_many(files, cache_dir=cache_dir) if files else {}
     frames = {d.name: read[d.name] if d.name in read else _whole(data / d.file) for d in config.datasets}
     for name, f in frames.items():
         _check(name, contents_of(f), conditioned=config.model.charge_spin)
