@@ -25,6 +25,7 @@ VERBS = {
     "split": "hydrapot.cli.split:split",
     "train": "hydrapot.cli.train:train",
     "card": "hydrapot.cli.train:card",
+    "scaling": "hydrapot.cli.scaling:scaling",
     "validate": "hydrapot.cli.validate:validate",
     "verify": "hydrapot.cli.verify:verify",
     "key": "hydrapot.cli.verify:key",

@@ -8,7 +8,8 @@ import yaml
 from rich.console import Console
 
 
-def _overrides(settings: list[str]) -> dict[str, Any]:
+def parse_overrides(settings: list[str]) -> dict[str, Any]:
+    """Fields of a configuration, by dotted name, from words of the form name=value."""
     parsed = {}
     for setting in settings:
         name, separator, value = setting.partition("=")
@@ -55,7 +56,7 @@ def train(
 
     launch = find_launch()
     with ending_together(launch):
-        loaded = load_config(config, overrides=_overrides(set_ or []))
+        loaded = load_config(config, overrides=parse_overrides(set_ or []))
         console = Console(stderr=True, quiet=not launch.main)
         result = run_training(
             loaded,

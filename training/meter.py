@@ -159,6 +159,7 @@ class Meter(Observer):
             "processes": self.layout.world,
             "steps": self._steps,
             "skipped_steps": self._skipped,
+            "step_seconds": training / self._steps,
             "structures_per_second": structures / training,
             "atoms_per_second": atoms / training,
             "edge_slots_per_second": edges / training,

@@ -15,6 +15,7 @@ import torch
 from hydrapot.potential.errors import CheckpointError
 from hydrapot.training.config import TrainConfig
 from hydrapot.training.evaluation import Evaluation
+from hydrapot.training.hardware import describe_hardware
 from hydrapot.training.layout import Entry, Layout
 from hydrapot.training.metrics import Metrics, relative_force_errors
 from hydrapot.training.observer import Observer, StepEvent
@@ -144,6 +145,7 @@ class Report:
                 "seconds": round(self.progress.seconds, 1),
                 "skipped_steps": self.progress.skipped,
                 "processes": self.layout.world,
+                "hardware": describe_hardware(self.layout.device),
                 "median_relative_force_mae": median,
                 "metrics": metrics,
             },
