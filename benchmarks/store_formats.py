@@ -5,6 +5,7 @@ memory; LMDB holds one packed record a structure, whose batches are unpacked in 
 """
 
 import io
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -115,10 +116,15 @@ class LmdbFormat:
             environment.sync(True)  # noqa: FBT003 (no keyword)
 
     def read(self, indices: NDArray[np.int64]) -> Frames:
-        """Structures of `indices`, copied out of the map and unpacked together."""
-        get = self.transaction.get
+        """Structures of `indices`, copied out of the map and unpacked together; a range by a cursor."""
         counts = self.counts[indices]
-        content = b"".join([get(i.to_bytes(8, "big")) for i in indices.tolist()])
+        if len(indices) > 1 and indices[-1] - indices[0] == len(indices) - 1 and (np.diff(indices) == 1).all():
+            cursor = self.transaction.cursor()
+            cursor.set_key(int(indices[0]).to_bytes(8, "big"))
+            content = b"".join(itertools.islice(cursor.iternext(keys=False), len(indices)))
+        else:
+            get = self.transaction.get
+            content = b"".join([get(i.to_bytes(8, "big")) for i in indices.tolist()])
         sizes = record_sizes(counts, precision=PRECISION)
         columns = unpack(np.frombuffer(content, np.uint8), np.cumsum(sizes) - sizes, counts, precision=PRECISION)
         group = self.names.take(columns.table[:, GROUP].astype(np.int64))
