@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,6 +12,10 @@ from hydrapot.cli.reporting import ERROR, STOPPED, explain, say
 
 if TYPE_CHECKING:
     from hydrapot.training.launch import Launch
+
+#: Seconds that a process waits before it reports an error which came before the processes met: by then process 0 has
+#: reported its own, most likely the same, and the launcher has ended the others.
+_COURTESY = 5.0
 
 
 @contextmanager
@@ -23,7 +28,7 @@ def ending_together(launch: "Launch") -> Iterator[None]:
     if launch.world == 1:
         yield
         return
-    from hydrapot.training.processes import SilentError
+    from hydrapot.training.processes import SilentError, is_spokesman
 
     if not launch.main:
         logging.getLogger("hydrapot").setLevel(logging.ERROR)
@@ -38,6 +43,8 @@ def ending_together(launch: "Launch") -> Iterator[None]:
         if explained is None:
             explained = (ERROR, f"{type(error).__name__}: {error} (a defect of hydrapot: --debug shows where)")
         code, line = explained
+        if not launch.main and not is_spokesman(error):
+            time.sleep(_COURTESY)
         say(f"error: {line}" if launch.main else f"error: process {launch.rank}: {line}")
     else:
         return

@@ -77,7 +77,8 @@ def train(
             highlight=False,
         )
     console.print(f"{result.stop_reason}; model: {result.checkpoint}", highlight=False)
-    if not result.finished:
+    # A torchrun that restarts what ends with an error must not restart a run that was asked to stop.
+    if not result.finished and not launch.max_restarts:
         raise typer.Exit(INTERRUPTED.get(result.signal or "", STOPPED))
 
 

@@ -1,10 +1,12 @@
 """One process of a training run that writes down what it learns from: the first gradient, and the loss of every step.
 
-``python training_worker.py PROJECT OUT RECORD '{"run.steps": 50}' [--resume]``, by itself or under a launcher. The model is
-in double precision, so that what differs between layouts is the order of sums and nothing else.
+``python training_worker.py PROJECT OUT RECORD '{"run.steps": 50}' [--resume] [--die-at=STEP]``, by itself or under a
+launcher. With ``--die-at`` process 1 kills itself at that step, the first time that it is started.
 """
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,50 +16,59 @@ from safetensors.torch import save_file
 
 import hydrapot.training.run as run_module
 from hydrapot.training.config import load_config
-from hydrapot.training.gradients import SummedGradients
+from hydrapot.training.launch import find_launch
 from hydrapot.training.layout import Entry
 from hydrapot.training.loop import Loop
 
 
-def main() -> None:
-    project, out, record = map(Path, sys.argv[1:4])
-    config = load_config(project / "train.yaml", overrides=json.loads(sys.argv[4]))
+def run(project: Path, out: Path, record: Path, settings: dict[str, object], *options: str) -> None:
+    """Train, and write `record` (.safetensors, .json) on the main process."""
+    config = load_config(project / "train.yaml", overrides=settings)
     losses: list[float] = []
     first: dict[str, torch.Tensor] = {}
+    launch = find_launch()
+    doomed = next((int(o.partition("=")[2]) for o in options if o.startswith("--die-at=")), None)
+    advance, make_rule = Loop._advance, run_module.make_rule
 
-    class Recording(SummedGradients):
-        def __call__(self, batches, *, layout, observer):
-            local, gradients = super().__call__(batches, layout=layout, observer=observer)
+    class Recording:
+        """A gradient rule that notes the first gradient that another one makes."""
+
+        def __init__(self, rule):
+            self.rule = rule
+
+        def __getattr__(self, name):
+            return getattr(self.rule, name)
+
+        def __call__(self, batches, *, layout, **more):
+            local, gradients = self.rule(batches, layout=layout, **more)
             if not losses and not first:
                 first["norm"] = layout.norm(gradients).detach().clone().view(1)
                 entries = [Entry(f"gradient/{n}", n, g) for n, g in zip(layout.names, gradients, strict=True)]
                 first.update(layout.gather(entries))
             return local, gradients
 
-    advance, set_up = Loop._advance, run_module.set_up
-
     def recorded(self, work):
+        if self.progress.step == doomed and launch.rank == 1 and launch.restarts == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
         outcome = advance(self, work)
         losses.append(outcome.event.losses[0])
         return outcome
 
-    def in_double_precision(*args, **kwargs):
-        setup = set_up(*args, **kwargs)
-        setup.potential.double()
-        return setup
-
-    run_module.SummedGradients, Loop._advance, run_module.set_up = Recording, recorded, in_double_precision
-    result = run_module.train(
-        config,
-        data=project / "data",
-        manifest_path=project / config.split,
-        out=out,
-        resume="--resume" in sys.argv,
-        threads=1,
-        cache_dir=project / "cache",
-        console=Console(quiet=True),
-    )
-    if run_module.find_launch().main:
+    run_module.make_rule, Loop._advance = lambda *args, **kwargs: Recording(make_rule(*args, **kwargs)), recorded
+    try:
+        result = run_module.train(
+            config,
+            data=project / "data",
+            manifest_path=project / config.split,
+            out=out,
+            resume="--resume" in options,
+            threads=1,
+            cache_dir=project / "cache",
+            console=Console(quiet=True),
+        )
+    finally:
+        run_module.make_rule, Loop._advance = make_rule, advance
+    if launch.main:
         record.parent.mkdir(exist_ok=True)
         save_file(first, record.with_suffix(".safetensors"))
         record.with_suffix(".json").write_text(
@@ -66,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(*map(Path, sys.argv[1:4]), json.loads(sys.argv[4]), *sys.argv[5:])

@@ -47,8 +47,8 @@ class Launch:
         Number of this process on its node.
     address, port
         Where the processes meet, or None if the launcher does not say.
-    restarts
-        How often torchrun has restarted the processes.
+    restarts, max_restarts
+        How often torchrun has restarted the processes, and may.
     """
 
     launcher: Launcher = "none"
@@ -58,6 +58,7 @@ class Launch:
     address: str | None = None
     port: int | None = None
     restarts: int = 0
+    max_restarts: int = 0
 
     @property
     def main(self) -> bool:
@@ -89,6 +90,7 @@ def find_launch(environment: Mapping[str, str] | None = None) -> Launch:
             address=address,
             port=port,
             restarts=_number(environment, "TORCHELASTIC_RESTART_COUNT") if launcher == "torchrun" else 0,
+            max_restarts=_number(environment, "TORCHELASTIC_MAX_RESTARTS") if launcher == "torchrun" else 0,
         )
     return Launch()
 

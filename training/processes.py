@@ -22,6 +22,8 @@ from hydrapot.training.launch import Launch
 DeviceKind = Literal["auto", "cpu", "cuda", "xpu"]
 
 _FAILURE = "hydrapot/failure"
+#: Begins a note on the error that the user is told.
+_SPOKESMAN = "raised by process"
 #: Communication libraries by device; RCCL answers to NCCL's name.
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl", "xpu": "xccl"}
 
@@ -143,7 +145,8 @@ def _meet(launch: Launch, *, timeout: timedelta) -> Store:
     """The store that all processes reach."""
     if launch.launcher == "torchrun":
         store, _, _ = next(iter(rendezvous("env://", timeout=timeout)))
-        return store  # type: ignore[no-any-return]
+        # The agent's store outlives its processes: those started again must not find the addresses of the dead.
+        return PrefixStore(f"attempt{launch.restarts}", store)
     if launch.address is not None and launch.port is not None:
         try:
             return TCPStore(launch.address, launch.port, launch.world, is_master=launch.main, timeout=timeout)
@@ -198,11 +201,20 @@ def _leave_word(processes: Processes, error: BaseException) -> None:
         first = "1"
     if first != mine:
         raise SilentError(f"process {first} of the run failed") from error
+    note = f"{_SPOKESMAN} {processes.rank} of {processes.world} processes"
     if broken:
-        raise SimulationError(
+        found = SimulationError(
             "another process of the run has died or does not answer: the run ends, its last state is intact; go on with"
             f" --resume ({_first_line(error)})"
-        ) from error
+        )
+        found.add_note(note)
+        raise found from error
+    error.add_note(note)
+
+
+def is_spokesman(error: BaseException) -> bool:
+    """Whether `error` is the one that the processes have agreed to tell the user."""
+    return any(note.startswith(_SPOKESMAN) for note in getattr(error, "__notes__", []))
 
 
 def _is_broken_connection(error: BaseException) -> bool:
