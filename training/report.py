@@ -64,6 +64,8 @@ class Report:
         self.quarantine = out / "skipped"
         self.writer = StateWriter(self.state_file)
         self.last_metrics: dict[str, Metrics] = {}
+        if layout.main:
+            _sweep(out, [self.state_file.name, model_file.path.name])
         self.log = RunLog(out, resume_step=progress.step) if layout.main else None
         self._saved = time.monotonic()
         self._rows: list[tuple[float, ...]] = []
@@ -150,6 +152,13 @@ class Report:
                 "metrics": metrics,
             },
         )
+
+
+def _sweep(out: Path, names: Sequence[str]) -> None:
+    """Remove what a killed process left of files that it had not yet renamed into place."""
+    for name in names:
+        for unfinished in out.glob(f".{name}.*.tmp"):
+            unfinished.unlink(missing_ok=True)
 
 
 def _row(step: int, seconds: float, values: Sequence[float], rate: float) -> dict[str, Any]:
