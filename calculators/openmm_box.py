@@ -5,6 +5,7 @@ and 2|c_y| ≤ b_y, and refuses others. Every lattice has such a basis, up to a 
 reflection, neither of which changes an energy.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,6 +98,31 @@ def reduce(box: Array) -> tuple[Array, Array]:
         limit = reduced[column, column] / 2
         reduced[row, column] = np.clip(reduced[row, column], -limit, limit)
     return reduced, whole
+
+
+def make_whole(positions: Array, box: Array, bonds: Iterable[tuple[int, int]]) -> Array:
+    """Positions ``(N, 3)`` Å in images where bonded atoms are next to each other; the first of each molecule stays.
+
+    Barostats of OpenMM move molecules by their centers, which a molecule that the boundary cuts has at the wrong place.
+    """
+    whole, inverse = positions.copy(), np.linalg.inv(box)
+    partners: dict[int, list[int]] = {}
+    for i, j in bonds:
+        partners.setdefault(i, []).append(j)
+        partners.setdefault(j, []).append(i)
+    placed: set[int] = set()
+    for first in sorted(partners):
+        waiting = [] if first in placed else [first]
+        placed.add(first)
+        while waiting:
+            i = waiting.pop()
+            for j in partners[i]:
+                if j not in placed:
+                    placed.add(j)
+                    waiting.append(j)
+                    away = whole[j] - whole[i]
+                    whole[j] -= np.rint(away @ inverse) @ box
+    return whole
 
 
 def _turn(cell: Array) -> Array:

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from ase import units
+from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.constraints import FixAtoms
 from ase.io import read, write
@@ -19,7 +19,7 @@ from hydrapot.potential.constants import KJ_PER_MOL  # noqa: E402
 from hydrapot.potential.errors import ConfigurationError, InvalidStructureError, SimulationError  # noqa: E402
 from hydrapot.workflows import MDSettings, md  # noqa: E402
 from hydrapot.workflows.engines import engine_names, open_engine  # noqa: E402
-from tests.openmm_helpers import COPPER, ETHANOL, SHIPPED  # noqa: E402
+from tests.openmm_helpers import COPPER, ETHANOL, ORGANIC, SHIPPED  # noqa: E402
 
 
 def copper(*, head=COPPER, dtype="float64"):
@@ -120,6 +120,38 @@ def test_full_cell_changes_shape_and_isotropic_one_does_not():
         shapes[cell] = np.ptp(ratio[:3]) + np.ptp(ratio[3:])
     assert shapes["isotropic"] < 1e-9
     assert shapes["full"] > 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:head 'qm22_b3lyp_molecules' was trained on structures with 0 periodic")
+def test_barostat_moves_molecules_of_a_pdb_file_whole(tmp_path):
+    """Waters that the boundary cuts are put together first; then volume moves leave them as they are."""
+    waters = Atoms(cell=np.diag([8.0, 8.5, 9.0]), pbc=True)
+    for corner in np.ndindex(2, 2, 2):
+        water = molecule("H2O")
+        water.positions += np.array(corner) * 4.2
+        waters += water
+    waters.arrays["atomtypes"] = np.array(["O", "H1", "H2"] * 8)
+    waters.arrays["residuenames"] = np.array(["HOH"] * 24)
+    waters.arrays["residuenumbers"] = np.repeat(np.arange(1, 9), 3).astype(str)
+    waters.wrap()
+    waters.calc = HydrapotCalculator(SHIPPED, head=ORGANIC, dtype="float64")
+    assert waters.get_all_distances()[0::3, 1::3].diagonal().max() > 5.0
+    chosen = MDSettings(ensemble="npt", steps=1, timestep=0.1, temperature=300.0)
+    with open_engine("openmm", model=SHIPPED) as provider:
+        integrator = provider.engine(waters, chosen).integrator(
+            waters,
+            ensemble="npt",
+            timestep=0.1,
+            temperature=300.0,
+            pressure=0.0,
+            cell="isotropic",
+            thermostat_time=100.0,
+            barostat_time=1000.0,
+            degrees_of_freedom=69,
+            rng=np.random.default_rng(0),
+        )
+    assert sorted(map(tuple, integrator.context.getMolecules())) == [(k, k + 1, k + 2) for k in range(0, 24, 3)]
+    assert waters.get_all_distances()[0::3, 1::3].diagonal().max() < 1.1
 
 
 def test_pressure_squeezes():

@@ -16,7 +16,9 @@ from hydrapot.potential.errors import ConfigurationError, InvalidStructureError
 #: Of files that OpenMM reads where it is installed.
 PDB_SUFFIXES = frozenset({".pdb", ".ent"})
 MMCIF_SUFFIXES = frozenset({".cif", ".mmcif", ".pdbx"})
-_NAMES, _RESIDUES, _NUMBERS, _CHAINS = "atomtypes", "residuenames", "residuenumbers", "chainids"
+#: Array of residue names, which says that a structure has residues.
+RESIDUES = "residuenames"
+_NAMES, _NUMBERS, _CHAINS = "atomtypes", "residuenumbers", "chainids"
 
 
 def is_mmcif(path: Path) -> bool:
@@ -79,7 +81,7 @@ def read_biomolecule(path: Path, *, index: int = -1) -> Atoms:
             atoms.cell, atoms.pbc = cell, True
     for name, values in {
         _NAMES: [atom.name for atom in members],
-        _RESIDUES: [atom.residue.name for atom in members],
+        RESIDUES: [atom.residue.name for atom in members],
         _NUMBERS: [atom.residue.id for atom in members],
         _CHAINS: [atom.residue.chain.id for atom in members],
     }.items():
@@ -148,7 +150,7 @@ def topology_of(atoms: Atoms) -> tuple[Any, NDArray[np.float64]]:
     from openmm import Vec3, app, unit
 
     topology = app.Topology()
-    names, residues, numbers, chains = (_labels(atoms, name) for name in (_NAMES, _RESIDUES, _NUMBERS, _CHAINS))
+    names, residues, numbers, chains = (_labels(atoms, name) for name in (_NAMES, RESIDUES, _NUMBERS, _CHAINS))
     if not atoms.has(_NAMES):
         counts: dict[str, int] = {}
         for k, symbol in enumerate(atoms.symbols):

@@ -24,6 +24,7 @@ from hydrapot.calculators import HydrapotCalculator
 from hydrapot.potential.constants import KJ_PER_MOL
 from hydrapot.potential.errors import ConfigurationError, HydrapotError, SimulationError
 from hydrapot.potential.graph import charge_and_spin
+from hydrapot.workflows.biomolecules import RESIDUES, topology_of
 from hydrapot.workflows.dynamics import Engine, EngineIntegrator, EngineResults
 from hydrapot.workflows.engines import refuse_several_processes
 from hydrapot.workflows.mdsettings import MDSettings
@@ -138,6 +139,7 @@ class OpenMMIntegrator(EngineIntegrator):
             system.setDefaultPeriodicBoxVectors(*(self.frame.box * _NM))
         system.addForce(force.force)
         if ensemble == "npt":
+            self._keep_molecules(system)
             frequency = max(1, round(barostat_time / timestep / _ATTEMPTS))
             barostat = openmm.MonteCarloBarostat if cell == "isotropic" else openmm.MonteCarloFlexibleBarostat
             self.barostat = barostat(pressure * _BAR, temperature, frequency)
@@ -223,6 +225,18 @@ class OpenMMIntegrator(EngineIntegrator):
             self.integrator = openmm.NoseHooverIntegrator(temperature * share, 1.0 / time, timestep, 3, 3, 7)
         else:
             raise ConfigurationError(f"ensemble {self.ensemble!r} is not known to the engine openmm")
+
+    def _keep_molecules(self, system: Any) -> None:
+        """Of a structure with residues: barostats scale distances between molecules, not within."""
+        if not self.atoms.has(RESIDUES):
+            return
+        from hydrapot.calculators.openmm import name_molecules
+        from hydrapot.calculators.openmm_box import make_whole
+
+        topology, _ = topology_of(self.atoms)
+        name_molecules(system, topology)
+        bonds = [(bond.atom1.index, bond.atom2.index) for bond in topology.bonds()]
+        self.atoms.positions = make_whole(self.atoms.positions, self.atoms.cell.array, bonds)
 
     def _guarded(self, work: Any) -> None:
         """Do `work`; what the evaluation raised comes out with its type, which OpenMM does not keep."""
