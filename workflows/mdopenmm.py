@@ -11,6 +11,8 @@ ensemble                of OpenMM
 ======================  ====================================================================================
 
 On the platform Reference, whose numbers are float64: the model takes the time. Its evaluations are those of the ASE calculator.
+A resumed run repeats the uninterrupted one, except under ``npt``: OpenMM's checkpoints leave out what a barostat has learned
+about the size of its moves, so that such a run goes on from the same state but differs by chance.
 """
 
 from typing import Any, Self
