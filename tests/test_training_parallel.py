@@ -21,13 +21,12 @@ from hydrapot.training.config import load_config
 from hydrapot.training.interrupt import StopRequest
 from hydrapot.training.launch import Launch, find_launch, first_host
 from hydrapot.training.layout import LayoutConfig, branch_numbers
-from hydrapot.training.layouts import check_layout, recompute_layers
+from hydrapot.training.layouts import check_layout
 from hydrapot.training.run import train
 from hydrapot.training.step import EagerStep
 from hydrapot.training.stopping import STOP_REASONS, Stops, find_deadline
 from tests import training_worker
 from tests.mpi_helpers import MPIEXEC, ROOT, environment
-from tests.test_step import CONFIG, first_batch, model
 from tests.training_helpers import write_datasets
 
 WORKER = ROOT / "tests" / "training_worker.py"
@@ -182,7 +181,6 @@ def test_mpiexec_task_parallel_is_one_process(project: Path, tmp_path: Path) -> 
         ("task+data", 2, {"sampler.temperature": 1.0, "datasets.0.sampling": 9.0}),
         ("task+data", 4, {"sampler.temperature": 1.0, "datasets.0.sampling": 9.0}),
         ("data", 4, {"layout.bucket_megabytes": 1e-4}),
-        ("data", 2, {"layout.activation_checkpointing": True}),
     ],
 )
 def test_every_layout_is_one_process_for_fifty_steps(
@@ -391,19 +389,8 @@ def test_branches_name_every_dataset_once() -> None:
     [
         (LayoutConfig(kind="single"), 2, "2 processes were started"),
         (LayoutConfig(kind="task"), 3, "2 branches need as many processes"),
-        (LayoutConfig(activation_checkpointing=True), 1, r"run\.compile: false"),
     ],
 )
 def test_layouts_that_cannot_work_are_refused(config: LayoutConfig, world: int, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        check_layout(config, datasets=["a", "b"], world=world, compiled=True)
-
-
-def test_recomputed_layers_give_the_same_gradients() -> None:
-    """The loss of forces differentiates twice through what is computed again."""
-    potential, batch = model(), first_batch()
-    losses, gradients = EagerStep(potential, config=CONFIG)(batch)
-    recompute_layers(potential)
-    again = EagerStep(potential, config=CONFIG)(batch)
-    torch.testing.assert_close(tuple(again[0]), tuple(losses), rtol=1e-13, atol=0)
-    torch.testing.assert_close(again[1], gradients, rtol=1e-12, atol=1e-14)
+        check_layout(config, datasets=["a", "b"], world=world)

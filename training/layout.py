@@ -35,9 +35,6 @@ class LayoutConfig(BaseModel):
     branches: list[list[str]] | None = Field(
         default=None, description="For task layouts: the datasets of each branch; by default one branch per dataset."
     )
-    activation_checkpointing: bool = Field(
-        default=False, description="Recompute the layers of the encoder in the backward pass: less memory, more time."
-    )
     bucket_megabytes: float = Field(default=32.0, gt=0, description="Size of one message of a sum over processes.")
     timeout_minutes: float = Field(
         default=10.0, gt=0, description="A process that waits longer than this for the others gives up."

@@ -1,11 +1,6 @@
 """From configuration and processes to the layout of a run."""
 
 from collections.abc import Sequence
-from functools import partial
-from typing import cast
-
-from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.model import Potential
@@ -16,13 +11,13 @@ from hydrapot.training.replicated import DataLayout, TaskLayout, broadcast
 from hydrapot.training.sharded import ShardedLayout
 
 
-def check_layout(config: LayoutConfig, *, datasets: Sequence[str], world: int, compiled: bool) -> None:
+def check_layout(config: LayoutConfig, *, datasets: Sequence[str], world: int) -> None:
     """Raise for what cannot work, before anything is read.
 
     Raises
     ------
     ConfigurationError
-        The layout does not fit the processes, the datasets or the step.
+        The layout does not fit the processes or the datasets.
     """
     branches = branch_numbers(config, datasets)
     if config.kind == "single" and world > 1:
@@ -32,8 +27,6 @@ def check_layout(config: LayoutConfig, *, datasets: Sequence[str], world: int, c
             f"layout.kind is task: {len(branches)} branches need as many processes, not {world}; task+data divides more"
             " processes over the branches"
         )
-    if config.activation_checkpointing and compiled:
-        raise ConfigurationError("layout.activation_checkpointing needs run.compile: false")
 
 
 def make_layout(config: LayoutConfig, potential: Potential, *, processes: Processes, sampler: GlobalSampler) -> Layout:
@@ -69,16 +62,7 @@ def make_layout(config: LayoutConfig, potential: Potential, *, processes: Proces
         )
     else:
         layout = DataLayout(potential, rank=rank, world=world, bucket_megabytes=config.bucket_megabytes)
-    if config.activation_checkpointing:
-        recompute_layers(layout.potential)
     return layout
-
-
-def recompute_layers(potential: Potential) -> None:
-    """Keep of each message and update only what goes in, and compute the rest again in the backward pass."""
-    encoder = potential.encoder
-    for layer in (*cast(Sequence[nn.Module], encoder.messages), *cast(Sequence[nn.Module], encoder.updates)):
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def _holders(potential: Potential, config: LayoutConfig, sampler: GlobalSampler, *, world: int) -> dict[str, list[int]]:

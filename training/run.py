@@ -106,7 +106,7 @@ def train(
     launch = find_launch() if launch is None else launch
     deadline = find_deadline(config.run.walltime_minutes, margin_minutes=config.run.walltime_margin_minutes)
     names = [d.name for d in config.datasets]
-    check_layout(config.layout, datasets=names, world=launch.world, compiled=config.run.compile)
+    check_layout(config.layout, datasets=names, world=launch.world)
     resume = _resumes(out, resume, launch)
     if not launch.main or console is None:
         console = Console(stderr=True, quiet=not launch.main)
