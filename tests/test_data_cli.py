@@ -303,14 +303,14 @@ def test_killed_command_with_processes(tmp_path):
     rng = np.random.default_rng(8)
     for f in range(4):
         frames = []
-        for k in range(1500):
+        for k in range(400):
             atoms = bulk("Cu", cubic=True)
             atoms.positions += rng.normal(scale=0.08, size=(4, 3))
             frames.append(labelled(atoms, -float(10_000 * f + k), rng.normal(size=(4, 3))))
         ase.io.write(tmp_path / f"part{f}.extxyz", frames)
     command = [sys.executable, "-c", "from hydrapot.cli.main import app_main; app_main()", "data", "import"]
     command += [str(path) for path in sorted(tmp_path.glob("*.extxyz"))]
-    command += ["-j", "2", "--commit-every", "40", "--name", "cu", *ABOUT, "-o"]
+    command += ["-j", "2", "--commit-every", "10", "--name", "cu", *ABOUT, "-o"]
     start = time.perf_counter()
     subprocess.run([*command, str(tmp_path / "whole.store")], check=True, capture_output=True)
     duration = time.perf_counter() - start
@@ -321,7 +321,7 @@ def test_killed_command_with_processes(tmp_path):
         with (tmp_path / "errors").open("w") as errors:
             process = subprocess.Popen([*command, str(store), "--resume"], stdout=subprocess.DEVNULL, stderr=errors)
             try:
-                process.wait(timeout=rng.uniform(0.3, 1.0) * duration)
+                process.wait(timeout=rng.uniform(0.4, 1.0) * duration)
             except subprocess.TimeoutExpired:
                 process.kill()
                 killed += 1
@@ -346,4 +346,4 @@ def test_killed_command_with_processes(tmp_path):
     assert last.returncode == 0, last.stderr
     assert Store(store).content == whole.content
     energies = np.concatenate([frames.energy for frames in Store(store).iterate(split="all")])
-    np.testing.assert_array_equal(energies, -np.concatenate([10_000.0 * f + np.arange(1500) for f in range(4)]))
+    np.testing.assert_array_equal(energies, -np.concatenate([10_000.0 * f + np.arange(400) for f in range(4)]))
