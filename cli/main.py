@@ -26,6 +26,7 @@ VERBS = {
     "train": "hydrapot.cli.train:train",
     "card": "hydrapot.cli.train:card",
     "scaling": "hydrapot.cli.scaling:scaling",
+    "job": "hydrapot.cli.job:job",
     "validate": "hydrapot.cli.validate:validate",
     "verify": "hydrapot.cli.verify:verify",
     "key": "hydrapot.cli.verify:key",

@@ -30,9 +30,11 @@ least squares with bounds at zero; a parameter that the runs do not determine is
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.integrate import trapezoid
 from scipy.optimize import lsq_linear
 from scipy.special import log_ndtr
 from scipy.stats import t as student_t
@@ -141,12 +143,12 @@ class Prediction:
     impossible: str = ""
 
 
+@cache
 def expected_maximum(n: int) -> float:
     """Mean of the largest of `n` independent standard normal numbers."""
-    x = np.linspace(-12.0, 12.0, 24_001)
-    below = np.exp(n * log_ndtr(x))  # probability that all are below x
-    positive = x >= 0
-    return float(np.trapezoid(1.0 - below[positive], x[positive]) - np.trapezoid(below[~positive], x[~positive]))
+    x = np.linspace(0.0, 12.0, 12_001)
+    above = 1.0 - np.exp(n * log_ndtr(x)) - np.exp(n * log_ndtr(-x))
+    return float(trapezoid(above, x))
 
 
 def fit(points: Sequence[Point], *, mode: Mode) -> Fit:
@@ -173,29 +175,34 @@ def fit(points: Sequence[Point], *, mode: Mode) -> Fit:
     found: dict[str, Parameter] = {}
     together: dict[tuple[str, str], float] = {}
 
-    def solve(columns: Mapping[str, NDArray[np.float64]], target: NDArray[np.float64]) -> None:
-        parameters, covariance = _solve(list(columns.values()), target)
+    def solve(
+        columns: Mapping[str, NDArray[np.float64]], target: NDArray[np.float64], where: NDArray[np.bool_]
+    ) -> None:
+        # Noise of timings goes with their length: every number of processes counts by relative deviations.
+        typical = np.array([target[processes == n].mean() for n in processes])
+        weight = 1.0 / np.maximum(typical, 1e-9 * max(target.max(), 1e-12))[where]
+        parameters, covariance = _solve([c[where] * weight for c in columns.values()], target[where] * weight)
         names = list(columns)
         found.update(zip(names, parameters, strict=True))
         if covariance is not None and len(names) == 2:
             together[names[0], names[1]] = float(covariance[0, 1])
 
-    if np.ptp(work) > _LEAST_SPREAD * work.mean():
-        shares = np.array([_shares(p.processes, parts=p.parts) for p, _ in rows])
-        solve({"overhead": shares, "per_edge_slot": work}, compute)
+    every, many = processes > 0, processes > 1
+    shares = np.array([_shares(p.processes, parts=p.parts) for p, _ in rows])
+    if np.ptp(work / shares) > _LEAST_SPREAD * (work / shares).mean():
+        solve({"overhead": shares, "per_edge_slot": work}, compute, every)
     else:
-        solve({"per_edge_slot": work}, compute)
-        found["overhead"] = Parameter(0.0, note="the work of a process was the same in all rows: counted with the work")
-    many = processes > 1
-    depth, size = np.log2(processes[many]), (2.0 * (1.0 - 1.0 / processes) * points[0].gradient_bytes)[many]
+        solve({"per_edge_slot": work}, compute, every)
+        found["overhead"] = Parameter(0.0, note="the parts of all rows are of one size: counted with the work")
+    depth, size = np.log2(processes), 2.0 * (1.0 - 1.0 / processes) * points[0].gradient_bytes
     if len(set(processes[many])) > 1:
-        solve({"latency": depth, "inverse_bandwidth": size}, communication[many])
+        solve({"latency": depth, "inverse_bandwidth": size}, communication, many)
     else:
-        solve({"inverse_bandwidth": size}, communication[many])
+        solve({"inverse_bandwidth": size}, communication, many)
         found["latency"] = Parameter(0.0, note="needs two numbers of processes above one: counted with the bandwidth")
     late = np.array([lateness(p.processes, parts=p.parts) for p, _ in rows])
-    solve({"imbalance": (late * compute)[many]}, waiting[many])
-    solve({"data_wait": np.ones_like(data)}, data)
+    solve({"imbalance": late * compute}, waiting, many)
+    solve({"data_wait": np.ones_like(data)}, data, every)
     last = points[-1]
     result = Fit(
         **found,
