@@ -9,6 +9,14 @@ from hydrapot.training.data.parts import Limits, Packed
 _NEIGHBORHOOD = 3
 
 
+def too_full(
+    packed: Packed, atoms: NDArray[np.int64], degrees: NDArray[np.int64], *, limits: Limits
+) -> NDArray[np.bool_]:
+    """Which parts are above the limits though they hold several structures, ``(stretches, parts)``."""
+    now = _Parts(packed, atoms, degrees, limits=limits)
+    return now.full(np.arange(len(now.held))).reshape(len(packed), -1)
+
+
 class _Parts:
     """Parts while structures move between them; numbered through, those of a stretch one after the other."""
 
@@ -82,6 +90,7 @@ def repaired(
     if not len(full):
         return packed
     homeless = []
+    hopeless = np.iinfo(np.int64).max  # slots of the smallest structure that fitted nowhere
     for part in full.tolist():
         s = part // parts
         areas = ((s, s + 1), (max(s - _NEIGHBORHOOD, 0), min(s + _NEIGHBORHOOD + 1, stretches)), (0, stretches))
@@ -89,10 +98,13 @@ def repaired(
         for place in now.places(part).tolist():
             if not now.full(part):
                 break
-            found = (now.room(place, low * parts, high * parts) for low, high in areas)
+            slots = int(now.atoms[place] * now.degrees[place])
+            found = (now.room(place, low * parts, high * parts) for low, high in areas[: 2 if slots >= hopeless else 3])
             to = next((k for k in found if k is not None), None)
             if to is not None:
                 now.move(place, to)
+            else:
+                hopeless = min(hopeless, slots)
         while now.full(part):
             place = int(now.places(part)[-1])
             now.move(place, -1)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrapot.potential.errors import ConfigurationError
-from hydrapot.training.data.overfull import repaired
+from hydrapot.training.data.overfull import repaired, too_full
 from hydrapot.training.data.parts import Limits, Packed
 
 #: Relative deviation from the mean, of atoms and of edges, below which a batch counts as balanced.
@@ -34,6 +34,10 @@ _CANDIDATES = 32
 _CHUNK = 4_000_000
 #: Stretches are filled to 1/this of the slots, since parts are never exactly equal.
 _SLACK = 1.03
+#: Stretches with more parts above the limits than this share (and one) are made smaller, by this factor, so many times at
+#: most, and not for the last few of them.
+_STRAY = 0.02
+_CROWDED, _DEARER, _ATTEMPTS = 0.15, 1.1, 6
 
 
 def pack(
@@ -70,14 +74,22 @@ def pack(
             f"a round of {n} structures cannot fill {parts * multiple} parts of a batch: lower sampler.parts or"
             " sampler.strata, or train on more data"
         )
-    bounds = _stretches(atoms, degrees, parts=parts, limits=limits, multiple=multiple)
-    dealt = _deal(atoms, edges, bounds, parts=parts, limits=limits)
+    price = np.full(n, _SLACK)
+    for attempt in range(_ATTEMPTS):
+        bounds = _stretches(atoms, degrees, price, parts=parts, limits=limits, multiple=multiple)
+        dealt = _deal(atoms, edges, bounds, parts=parts, limits=limits)
+        # Few large structures do not divide evenly: where many parts came out too full, a stretch takes fewer of them.
+        crowded = too_full(dealt, atoms, degrees, limits=limits).sum(axis=1) > 1 + _CROWDED * parts
+        if crowded.mean() <= _STRAY or attempt + 1 == _ATTEMPTS:
+            break
+        price *= np.where(np.repeat(crowded, np.diff(bounds)), _DEARER, 1.0)
     return repaired(dealt, atoms, degrees, limits=limits, multiple=multiple)
 
 
 def _stretches(
     atoms: NDArray[np.int64],
     degrees: NDArray[np.int64],
+    price: NDArray[np.float64],
     *,
     parts: int,
     limits: Limits,
@@ -88,7 +100,7 @@ def _stretches(
     widest = degrees
     bounds = np.array([0, n])
     for _ in range(4):  # the widest row of a stretch depends on where it ends
-        load = np.clip(_SLACK * atoms * widest / limits.edge_slots, 1.0 / limits.structures, 1.0)
+        load = np.clip(price * atoms * widest / limits.edge_slots, 1.0 / limits.structures, 1.0)
         filled = np.cumsum(load)
         wanted = int(np.ceil(filled[-1] / parts / multiple)) * multiple
         stretches = max(min(wanted, n // parts // multiple * multiple), multiple)
