@@ -14,7 +14,10 @@ import torch
 from ase.io import read
 from rich.console import Console
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from hydrapot.cli.main import build_app
+from hydrapot.cli.reporting import STOPPED
 from hydrapot.potential import load
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.training.config import load_config
@@ -299,6 +302,30 @@ def test_a_batch_without_a_finite_gradient_is_skipped_kept_and_counted(project: 
     assert all(a.get_forces().shape == (len(a), 3) for a in kept)
 
 
+def test_a_run_that_ran_out_of_time_ends_with_an_exit_code_of_its_own_and_goes_on(
+    project: Path, tmp_path: Path
+) -> None:
+    """A job script resubmits what was stopped, and must be able to tell it from what is finished."""
+    out = tmp_path / "run"
+    arguments = [
+        "train",
+        str(project / "train.yaml"),
+        "--data",
+        str(project / "data"),
+        "-o",
+        str(out),
+        "--threads",
+        "1",
+    ]
+    arguments += ["--set", "run.steps=3"]
+    stopped = CliRunner().invoke(build_app(), [*arguments, "--set", "run.walltime_minutes=1"])
+    assert stopped.exit_code == STOPPED, stopped.output
+    assert json.loads((out / "summary.json").read_text())["step"] == 1
+    finished = CliRunner().invoke(build_app(), [*arguments, "--resume"])
+    assert finished.exit_code == 0, finished.output
+    assert json.loads((out / "summary.json").read_text())["step"] == 3
+
+
 def test_launchers_are_told_apart_by_their_variables() -> None:
     """A wrong guess would wait for processes that do not exist."""
     assert find_launch({}) == Launch()
@@ -394,3 +421,12 @@ def test_branches_name_every_dataset_once() -> None:
 def test_layouts_that_cannot_work_are_refused(config: LayoutConfig, world: int, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         check_layout(config, datasets=["a", "b"], world=world)
+
+
+def test_settings_reach_into_the_list_of_datasets(project: Path) -> None:
+    config = load_config(project / "train.yaml", overrides={"datasets.1.weight": 3.0, "run.steps": 7})
+    assert [d.weight for d in config.datasets] == [1.0, 3.0]
+    assert config.run.steps == 7
+    for wrong in ("datasets.2.weight", "datasets.x.weight", "name.weight"):
+        with pytest.raises(ConfigurationError, match=wrong):
+            load_config(project / "train.yaml", overrides={wrong: 1.0})

@@ -190,12 +190,33 @@ class TrainConfig(_Section):
     layout: LayoutConfig = Field(default_factory=LayoutConfig)
     run: RunConfig = Field(default_factory=RunConfig)
     telemetry: TelemetryConfig = Field(default_factory=TelemetryConfig)
-    split: str = Field(description="Split manifest (JSON), relative to this file.")
+    split: str = Field(
+        default="split.json",
+        description="Split manifest (JSON), relative to this file; not read where all datasets are stores that are divided.",
+    )
     card: str | None = Field(
         default=None,
         description="Markdown file, relative to this file, that opens the model card: purpose, limits, licence.",
     )
     datasets: list[DatasetConfig] = Field(min_length=1)
+
+
+def _replace(document: dict[str, Any], dotted: str, value: Any, *, path: Path) -> None:
+    """Set ``section.field``, or ``datasets.0.field`` within a list."""
+    *sections, key = dotted.split(".")
+    target: Any = document
+    for section in sections:
+        if isinstance(target, list):
+            if not section.isdecimal() or int(section) >= len(target):
+                raise ConfigurationError(f"{path}: {dotted}: {section!r} is no number of {len(target)} entries")
+            target = target[int(section)]
+        else:
+            target = target.setdefault(section, {})
+    if not isinstance(target, dict):
+        raise ConfigurationError(
+            f"{path}: {dotted}: not a field of this configuration (see hydrapot train --help-config)"
+        )
+    target[key] = value
 
 
 def load_config(path: Path, *, overrides: dict[str, Any] | None = None) -> TrainConfig:
@@ -206,7 +227,7 @@ def load_config(path: Path, *, overrides: dict[str, Any] | None = None) -> Train
     path
         The file.
     overrides
-        Dotted names and values that replace those of the file, e.g. ``{"run.steps": 100}``.
+        Dotted names and values that replace those of the file, e.g. ``{"run.steps": 100, "datasets.0.weight": 2.0}``.
 
     Raises
     ------
@@ -222,11 +243,7 @@ def load_config(path: Path, *, overrides: dict[str, Any] | None = None) -> Train
     if not isinstance(document, dict):
         raise ConfigurationError(f"{path} holds no configuration: expected name, split, datasets, …")
     for dotted, value in (overrides or {}).items():
-        *sections, key = dotted.split(".")
-        target = document
-        for section in sections:
-            target = target.setdefault(section, {})
-        target[key] = value
+        _replace(document, dotted, value, path=path)
     try:
         config = TrainConfig.model_validate(document)
     except ValidationError as error:
