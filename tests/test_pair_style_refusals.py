@@ -321,3 +321,20 @@ def test_sources_are_recognized(tmp_path):
     (tmp_path / "src" / "version.h").write_text('#define LAMMPS_VERSION "4 Jul 2026"\n')
     found = lammps_of_sources(tmp_path, mpi=tmp_path, big="BIGBIG")
     assert (found.version, found.include, found.mpi, found.big) == ("4 Jul 2026", tmp_path / "src", tmp_path, "BIGBIG")
+
+
+@needs_pair_style
+def test_refuses_another_mpi_than_it_was_built_with(tmp_path):
+    """The header of the library that runs, which says that it is another one's."""
+    lammps = packaged_lammps()
+    if lammps.mpi is None:
+        pytest.skip("mpi.h is not beside LAMMPS")
+    for header in lammps.mpi.glob("mpi*.h"):
+        (tmp_path / header.name).write_text(header.read_text())
+    with (tmp_path / "mpi.h").open("a") as file:
+        file.write("#define OPEN_MPI 1\n")
+    build_pair_style(replace(lammps, mpi=tmp_path), output=tmp_path / "plugin")
+    done = lmp(write_deck(tmp_path), tmp_path / "plugin", check=False)
+    assert done.returncode != 0
+    assert "was built with the mpi.h of Open MPI, but MPICH is running" in done.stderr
+    assert "--mpi FOLDER" in done.stderr

@@ -5,6 +5,8 @@
 
 #include "lammps.h"
 
+#include <mpi.h>
+
 #include <cstdio>
 #include <cstring>
 
@@ -63,6 +65,24 @@ extern "C" __attribute__((visibility("default"))) void lammpsplugin_init(void *l
               "hydrapot: this pair style was built for integers of another size than this LAMMPS has; it is not loaded: "
               "run  hydrapot lammps build %s\n",
               lammps_extract_setting(lmp, "tagint") == 8 ? "--bigbig" : "without  --bigbig");
+    return;
+  }
+  // Communicators are numbers to MPICH and its relatives, and pointers to Open MPI.
+#ifdef OPEN_MPI
+  const bool open_mpi_built = true;
+#else
+  const bool open_mpi_built = false;
+#endif
+  char library[8192] = "";    // what the longest of them may need
+  int length = 0;
+  MPI_Get_library_version(library, &length);
+  const bool open_mpi_runs = strstr(library, "Open MPI") != nullptr;
+  if (open_mpi_built != open_mpi_runs) {
+    if (first)
+      fprintf(stderr,
+              "hydrapot: this pair style was built with the mpi.h of %s, but %s is running; it is not loaded: "
+              "run  hydrapot lammps build --mpi FOLDER  with the folder of its mpi.h\n",
+              open_mpi_built ? "Open MPI" : "MPICH", open_mpi_runs ? "Open MPI" : "MPICH");
     return;
   }
   if (hydrapot_abi() != HYDRAPOT_ABI) {
