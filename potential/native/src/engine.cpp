@@ -358,42 +358,47 @@ void Workspace<T>::sweep(const Blocks& blocks, const Work& work) {
     });
 }
 
-// Rows of 4 × channels, plain, so that their layout does not depend on the processor.
+// Rows of 4 × channels, plain, so that their layout does not depend on the processor; within a chunk of the engine's own
+// layout numbers lie in the same order, so that they are copied by pieces.
 template <class T>
 void Workspace<T>::exchange(const Pass<T>& p, const hydrapot_input& in, int stage, int layer) {
     const int channels = p.channels, C = p.shape.chunk, F = p.shape.F;
     const Nodes<T>& nodes = p.nodes[layer];
     T* rows = exchange_.data();
-    for (Index i = 0; i < p.n_local; ++i) {
-        T* row = rows + i * 4 * channels;
-        for (int f = 0; f < channels; ++f) {
-            for (int q = 0; q < 4; ++q) {
-                row[q * channels + f] =
-                    stage == 1 ? nodes.gradient[i * nodes.gradient_stride + (f / C) * 4 * C + q * C + f % C]
-                    : q == 0   ? p.scalars[i * F + f]
-                               : nodes.vectors[i * nodes.stride + (f / C) * 3 * C + (q - 1) * C + f % C];
+    sweep(partition(0, p.n_local, nullptr), [&](Scratch<T>&, Index first, int count) {
+        for (Index i = first; i < first + count; ++i) {
+            T* row = rows + i * 4 * channels;
+            for (int f = 0; f < channels; f += C) {
+                const int n = std::min(C, channels - f);
+                const T* gradient = stage == 1 ? nodes.gradient + i * nodes.gradient_stride + 4 * f : nullptr;
+                const T* vectors = nodes.vectors + i * nodes.stride + 3 * f;
+                for (int q = 0; q < 4; ++q) {
+                    const T* from = gradient ? gradient + q * C : q == 0 ? p.scalars + i * F + f : vectors + (q - 1) * C;
+                    std::copy(from, from + n, row + q * channels + f);
+                }
             }
         }
-    }
+    });
     const int status = in.exchange(in.exchange_context, stage, layer, rows, p.n_local, p.n_total, 4 * channels, sizeof(T));
     if (status != 0) {
         throw Error(HYDRAPOT_ERROR_EXCHANGE, "the exchange of ghost atoms failed (status " + std::to_string(status) + ")");
     }
-    if (stage == 0) {
-        const Blocks ghosts = partition(p.n_local, p.n_total, nullptr);
-        sweep(ghosts, [&](Scratch<T>& s, Index first, int count) {
+    sweep(partition(p.n_local, p.n_total, nullptr), [&](Scratch<T>& s, Index first, int count) {
+        if (stage == 0) {
             model_.kernels().receive(p, s, layer, rows + first * 4 * channels, first, count);
-        });
-    } else {
-        for (Index i = p.n_local; i < p.n_total; ++i) {
+            return;
+        }
+        for (Index i = first; i < first + count; ++i) {
             const T* row = rows + i * 4 * channels;
-            for (int f = 0; f < channels; ++f) {
+            for (int f = 0; f < channels; f += C) {
+                T* gradient = nodes.gradient + i * nodes.gradient_stride + 4 * f;
                 for (int q = 0; q < 4; ++q) {
-                    nodes.gradient[i * nodes.gradient_stride + (f / C) * 4 * C + q * C + f % C] = row[q * channels + f];
+                    const T* from = row + q * channels + f;
+                    std::fill(std::copy(from, from + std::min(C, channels - f), gradient + q * C), gradient + (q + 1) * C, T(0));
                 }
             }
         }
-    }
+    });
 }
 
 template <class T>

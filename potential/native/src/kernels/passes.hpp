@@ -285,10 +285,20 @@ void receive_pass(const Pass<T>& p, Scratch<T>& s, int layer, const T* features,
     for (int a = 0; a < count; ++a) {
         const T* in = features + Index(a) * 4 * channels;
         T* out = nodes.vectors + (first + a) * nodes.stride;
-        for (int f = 0; f < F; ++f) {
-            s.x[Index(a) * F + f] = f < channels ? in[f] : T(0);
+        // Channels that only fill the last chunk are zero.
+        for (int f = 0; f < F; f += C) {
+            const int n = channels - f < C ? channels - f : C;
+            const auto copy = [&](const T* from, T* to) {
+                for (int c = 0; c < n; ++c) {
+                    to[c] = from[f + c];
+                }
+                for (int c = n < 0 ? 0 : n; c < C; ++c) {
+                    to[c] = T(0);
+                }
+            };
+            copy(in, s.x + Index(a) * F + f);
             for (int d = 0; d < 3; ++d) {
-                out[(f / C) * 3 * C + d * C + f % C] = f < channels ? in[(1 + d) * channels + f] : T(0);
+                copy(in + (1 + d) * channels, out + 3 * f + d * C);
             }
         }
     }
