@@ -56,9 +56,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for split, side in sides.items():
                 writer.append(frames.subset(side), split=split)
     text = (folder / "train.yaml").read_text()
-    (folder / "stores.yaml").write_text(
-        text.replace(".extxyz", ".store").replace("split: split.json", "split: none.json")
-    )
+    # No split manifest is named, and none is in the place of the default.
+    (folder / "stores.yaml").write_text(text.replace(".extxyz", ".store").replace("split: split.json\n", ""))
     return folder
 
 
@@ -66,7 +65,8 @@ def _set_up(project: Path, *, stores: bool, **overrides):
     overrides = {k.replace("__", "."): v for k, v in overrides.items()}
     config = load_config(project / ("stores.yaml" if stores else "train.yaml"), overrides=overrides)
     data = project / ("stores" if stores else "data")
-    return config, set_up(config, data=data, manifest_path=project / config.split, cache_dir=project / "cache")
+    manifest = (data if stores else project) / config.split
+    return config, set_up(config, data=data, manifest_path=manifest, cache_dir=project / "cache")
 
 
 def _first_work(config, setup, *, parts: int, steps: int):
@@ -129,7 +129,7 @@ def test_a_run_on_stores_ends_with_the_weights_of_the_run_on_files(project: Path
         train(
             config,
             data=project / ("stores" if stores else "data"),
-            manifest_path=project / config.split,
+            manifest_path=(project / "stores" if stores else project) / config.split,
             out=out,
             threads=1,
             cache_dir=project / "cache",
