@@ -94,7 +94,7 @@ def scaling(
             data=data,
             out=out,
             processes=_numbers(processes, "--processes"),
-            mode=(mode or Mode.strong).value,  # type: ignore[arg-type]
+            mode=(mode or Mode.strong).value,
             steps=steps,
             launcher=launcher,
             threads=threads,

@@ -205,7 +205,12 @@ def fit(points: Sequence[Point], *, mode: Mode) -> Fit:
     solve({"data_wait": np.ones_like(data)}, data, every)
     last = points[-1]
     result = Fit(
-        **found,
+        overhead=found["overhead"],
+        per_edge_slot=found["per_edge_slot"],
+        imbalance=found["imbalance"],
+        latency=found["latency"],
+        inverse_bandwidth=found["inverse_bandwidth"],
+        data_wait=found["data_wait"],
         mode=mode,
         measured=last.processes,
         structures=last.structures,
@@ -240,12 +245,11 @@ def with_network(model: Fit, *, latency: float | None = None, bandwidth: float |
     bandwidth
         Of a process in an all-reduce, bytes/s.
     """
-    changes = {}
     if latency is not None:
-        changes["latency"] = Parameter(latency, note="given")
+        model = replace(model, latency=Parameter(latency, note="given"))
     if bandwidth is not None:
-        changes["inverse_bandwidth"] = Parameter(1.0 / bandwidth, note="given")
-    return replace(model, **changes)
+        model = replace(model, inverse_bandwidth=Parameter(1.0 / bandwidth, note="given"))
+    return model
 
 
 def predict(model: Fit, processes: int) -> Prediction:
