@@ -170,7 +170,8 @@ def import_dataset(
             duplicates=count_duplicates(written) if duplicates else None,
         )
     write_atomically(store / REPORT, (report.model_dump_json(indent=1) + "\n").encode())
-    for leftover in (store / PLAN, *(tally_path(store, shard) for shard in range(len(parts)))):
+    killed = store.glob(".*.tmp")  # half-written documents of writers that were killed; nobody writes any more
+    for leftover in (store / PLAN, *(tally_path(store, shard) for shard in range(len(parts))), *killed):
         leftover.unlink(missing_ok=True)
     return report
 
