@@ -33,7 +33,8 @@ def draw_scaling(
     figure = Figure(figsize=(13, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     possible = [p for p in predictions if not p.impossible]
-    _efficiencies(left, points, mode=mode, model=model, predictions=possible)
+    if _efficiencies(left, points, mode=mode, model=model, predictions=possible):
+        figure.supxlabel(f"Dotted: how far published trainings went; {NO_NUMBERS}.", fontsize=8)
     _times(right, points, model=model, predictions=possible)
     temporary = file.with_name(file.stem + ".tmp.png")
     figure.savefig(temporary, dpi=130)
@@ -42,7 +43,8 @@ def draw_scaling(
 
 def _efficiencies(
     axes: Axes, points: Sequence[Point], *, mode: Mode, model: Fit, predictions: Sequence[Prediction]
-) -> None:
+) -> bool:
+    """Draw the left side; whether marks of published trainings are on it."""
     first = points[0]
     numbers = [p.processes for p in points]
     largest = max(numbers + [p.processes for p in predictions])
@@ -50,7 +52,12 @@ def _efficiencies(
     base = predict(model, first.processes).efficiency
     grid = np.unique(np.geomspace(numbers[0], largest, 80).round().astype(int))
     curve = [p for n in grid.tolist() if not (p := predict(model, n)).impossible]
-    axes.plot([p.processes for p in curve], [p.efficiency / base for p in curve], color="#33689a", label="cost model")
+    axes.plot(
+        [p.processes for p in curve],
+        [p.efficiency / base for p in curve],
+        color="#33689a",
+        label="cost model, network as fitted",
+    )
     if predictions:
         heights = np.array([p.efficiency / base for p in predictions])
         bounds = np.array([p.interval or (p.seconds, p.seconds) for p in predictions])
@@ -61,7 +68,9 @@ def _efficiencies(
         )
         where = [p.processes for p in predictions]
         style = {"fmt": "s", "color": "#33689a", "markerfacecolor": "white", "capsize": 3}
-        axes.errorbar(where, heights, yerr=np.minimum(reach, 2.0), label="predicted, 95 % of the fit", **style)  # type: ignore[arg-type]
+        given = any(p.seconds != predict(model, p.processes).seconds for p in predictions)
+        label = f"predicted{', network as given' if given else ''}; 95 %"
+        axes.errorbar(where, heights, yerr=np.minimum(reach, 2.0), label=label, **style)  # type: ignore[arg-type]
     for crowded, marker, label in ((False, "o", "measured"), (True, "x", "measured, more threads than cores")):
         chosen = [p for p in points if p.oversubscribed == crowded]
         if chosen:
@@ -73,7 +82,7 @@ def _efficiencies(
         axes.axvline(float(statement.devices or 0), color="#999999", linewidth=0.8, linestyle=":")
         axes.annotate(
             f"{statement.machine}, {statement.kind or 'training'}",
-            (float(statement.devices or 0), 0.02 + 0.07 * (k % 4)),
+            (float(statement.devices or 0), 0.02 + 0.045 * (k % 4)),
             xycoords=("data", "axes fraction"),
             ha="right",
             fontsize=7,
@@ -81,11 +90,11 @@ def _efficiencies(
         )
     axes.set_xscale("log", base=2)
     axes.set(xlabel="processes", ylabel="efficiency", ylim=(0, None), title=f"{mode} scaling")
-    if largest > numbers[-1]:
-        axes.axvspan(numbers[-1], largest * 1.15, color="#33689a", alpha=0.06, linewidth=0)
+    if largest > model.measured:
+        axes.axvspan(model.measured, largest * 1.15, color="#33689a", alpha=0.06, linewidth=0)
         axes.annotate(
             "extrapolated",
-            (numbers[-1], 0.9),
+            (model.measured, 0.9),
             xycoords=("data", "axes fraction"),
             xytext=(4, 0),
             textcoords="offset points",
@@ -96,9 +105,8 @@ def _efficiencies(
     ticks = sorted({*numbers, *(p.processes for p in predictions)})
     axes.set_xticks(ticks, [f"{n:,}" for n in ticks], fontsize=8, rotation=45 if len(ticks) > 8 else 0)
     axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=8, loc="center left" if reached else "best")
-    if reached:
-        axes.set_xlabel(f"processes\nDotted: how far published trainings went; {NO_NUMBERS}", fontsize=8)
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    return bool(reached)
 
 
 def _times(axes: Axes, points: Sequence[Point], *, model: Fit, predictions: Sequence[Prediction]) -> None:
