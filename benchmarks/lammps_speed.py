@@ -13,6 +13,9 @@ down slows all of them; every time is the median over rounds.
     The same deck by ``hydrapot lammps run``, in torch; up to ``--torch-limit`` atoms.
 ``ASE``
     :class:`~hydrapot.calculators.HydrapotCalculator` with the native engine and ASE's velocity Verlet, as many threads.
+``md lammps``, ``md ase``
+    ``hydrapot md`` as users run it, with guards, a row and a frame every 10 steps, by either engine; as many processes or
+    threads.
 ``engine``
     The native engine alone, with a list of neighbors within the cutoff: what the others are measured by.
 
@@ -91,6 +94,21 @@ def lammps(contender: str, folder: Path, *, ranks: int, atoms: int) -> Run:
     return Run(contender, atoms, ranks, float(seconds) / int(steps), float(peak[1]) if peak else 0.0)
 
 
+def workflow(engine: str, folder: Path, *, model: str, head: str, ranks: int, atoms: int, steps: int) -> Run:
+    """Run `hydrapot md` by an engine."""
+    here = Path(sys.executable).parent
+    start = [str(here / "mpiexec"), "-n", str(ranks)] if ranks > 1 and engine == "lammps" else []
+    command = [
+        *start, str(here / "hydrapot"), "md", model, "start.traj", "--head", head, "--engine", engine, "--ensemble", "nve",
+        "--timestep", "1", "--steps", str(steps), "--threads", "1" if start else str(ranks), "-o", engine, "--overwrite",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return Run(f"md {engine}", atoms, ranks, 0.0, error=done.stderr.strip().rpartition("\n")[2][:100])
+    found = json.loads((folder / f"{engine}.json").read_text())["results"]
+    return Run(f"md {engine}", atoms, ranks, 1.0 / found["steps_per_second"])
+
+
 def rounds(cells: int, *, model: str, head: str, count: int, torch_limit: int) -> Iterator[Run]:
     """All contenders at one size, in turn."""
     copper = system("Cu", cells)
@@ -98,6 +116,7 @@ def rounds(cells: int, *, model: str, head: str, count: int, torch_limit: int) -
     steps = min(max(WORK // atoms, FEWEST), MOST)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        write(folder / "start.traj", copper)
         write(folder / "atoms.data", copper, format="lammps-data", specorder=["Cu"], masses=True)
         (folder / "in.pair_style").write_text(DECK.format(model=model, head=head, steps=steps))
         (folder / "in.fix_external").write_text(DECK.format(model=model, head=head, steps=max(steps // 10, 3)))
@@ -112,6 +131,8 @@ def rounds(cells: int, *, model: str, head: str, count: int, torch_limit: int) -
                     times = [worker.ask("evaluate", threads=ranks)["seconds"] for _ in range(repeats)]
                     yield Run(contender, atoms, ranks, statistics.median(times))
                 yield lammps("pair style", folder, ranks=ranks, atoms=atoms)
+                for mover in ("lammps", "ase"):
+                    yield workflow(mover, folder, model=model, head=head, ranks=ranks, atoms=atoms, steps=steps)
                 if atoms <= torch_limit:
                     yield lammps("fix external", folder, ranks=ranks, atoms=atoms)
         for worker, _ in workers.values():
