@@ -61,6 +61,14 @@ def workers(process: subprocess.Popen[bytes], processes: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
+def wait_for_a_save(process: subprocess.Popen[bytes], out: Path) -> None:
+    """Until the run has written a state of its own."""
+    state = out / "state.safetensors"
+    before = state.stat().st_mtime_ns if state.exists() else 0
+    while process.poll() is None and not (state.exists() and state.stat().st_mtime_ns != before):
+        time.sleep(0.005)
+
+
 def finish(process: subprocess.Popen[bytes]) -> None:
     """Wait for a run that nobody kills."""
     _, errors = process.communicate()
@@ -95,8 +103,12 @@ def main() -> int:
         out, step, kills = project / "killed", 0, 0
         while kills < options.kills:
             process = start(project, out, steps=options.steps, processes=options.processes)
-            # Somewhere between the first import and the end, so that some kills hit the start and some the writing.
-            time.sleep(rng.uniform(0.05, 0.95) * whole * (1.0 - 0.8 * step / options.steps))
+            # By turns: anywhere from the first import on; and within the first seconds of steps and saves.
+            if kills % 2:
+                time.sleep(rng.uniform(0.0, 0.9) * whole * (1.0 - 0.8 * step / options.steps))
+            else:
+                wait_for_a_save(process, out)
+                time.sleep(rng.uniform(0.0, 2.0) * rng.random())
             if process.poll() is not None:
                 finish(process)
                 print("finished before it could be killed: choose more --steps")
