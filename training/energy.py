@@ -15,7 +15,7 @@ A node's own counter contains its processors and GPUs; where it exists nothing e
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def gpu_counter(device_index: int, *, pci: Path = PCI) -> Counter | None:
     """Counter of the GPU of this process, or None."""
     import torch
 
-    properties = torch.cuda.get_device_properties(device_index)
+    properties: Any = torch.cuda.get_device_properties(device_index)  # torch's stubs leave out the PCI address
     if torch.version.hip is None:
         try:
             return NvmlCounter(str(properties.uuid))
