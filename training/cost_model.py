@@ -305,6 +305,7 @@ def _solve(
     scale = np.array([np.abs(c).max() for c in columns])
     matrix = np.stack(columns, axis=1) / scale
     scaled = lsq_linear(matrix, target, bounds=(0.0, np.inf)).x
+    scaled[scaled < 1e-9 * np.abs(target).max()] = 0.0  # the solver stays inside of the bounds
     values, freedom = scaled / scale, len(target) - len(columns)
     if freedom < 1:
         return [Parameter(float(v)) for v in values], None
