@@ -162,6 +162,8 @@ def test_losses_and_gradients_of_parts_add_up_to_the_whole(project: Path) -> Non
         total = sum(gradients[k] for _, gradients in pieces)
         torch.testing.assert_close(total, expected, rtol=1e-10, atol=1e-13)
     assert normalizers(parts, datasets, weights=[0.0, 1.0])[0] == 7  # a dataset without weight does not count
+    without = normalizers(parts, datasets, weights=[1.0, 2.0], targets=[[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
+    np.testing.assert_array_equal(without, [7.0, *shared[1:]])  # nor does a label whose factor is 0
 
 
 def test_labels_do_not_depend_on_company(project: Path) -> None:
@@ -271,6 +273,26 @@ def test_neighbors_are_counted_once_for_each_cutoff(project: Path, tmp_path: Pat
     again = take_census(source, cutoff=4.0, share=(1, 2), **how)
     assert len(calls) == 10
     np.testing.assert_array_equal(again.degrees.all(), fresh.degrees.all())
+
+
+def test_a_census_of_many_pieces_holds_no_file_open(project: Path, tmp_path: Path, monkeypatch) -> None:
+    """500 million structures are 4,000 files of a census; a process may open 1,024."""
+    frames = read_extxyz(project / "data" / "copper.extxyz", cache_dir=project / "cache")
+    monkeypatch.setattr(census_module, "PIECE", 1)
+    kept = take_census(FramesSource(frames), cutoff=4.0, folder=tmp_path)
+    held = [path for fd in Path("/proc/self/fd").iterdir() if str(tmp_path) in (path := _target(fd))]
+    assert not held
+    assert "copper" in Path("/proc/self/maps").read_text()  # on the disk nevertheless, not in memory
+    np.testing.assert_array_equal(kept.atoms[np.array([20, 3])], frames.counts[[20, 3]])
+    with pytest.raises(ValueError, match="read-only"):
+        kept.atoms._pieces[0][0] = 0
+
+
+def _target(descriptor: Path) -> str:
+    try:
+        return str(descriptor.readlink())
+    except FileNotFoundError:  # the one that lists them
+        return ""
 
 
 def test_summaries_of_parts_add_up_and_survive_their_file(project: Path) -> None:

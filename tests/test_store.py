@@ -7,6 +7,7 @@ import pickle
 import shutil
 import threading
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -157,6 +158,28 @@ def test_threads_read_at_once(folder, frames):
         thread.join()
     assert not wrong
     assert len(store._readers) <= 2
+
+
+def test_one_read_of_more_chunks_than_files_may_be_open(damaged, frames, monkeypatch):
+    """A sample of a whole dataset: an import of OMat24 has more chunks than a process may open files."""
+    store, opened = Store(damaged, open_chunks=2), []
+    read = store_chunk.ChunkReader.read_into
+
+    def watch(*arguments, **options):
+        read(*arguments, **options)
+        opened.append({target for target in _open_files() if target.startswith(f"{damaged}/")})
+
+    monkeypatch.setattr(store_chunk.ChunkReader, "read_into", watch)
+    indices = np.random.default_rng(0).permutation(200)
+    assert_same(store.read(indices, split="train"), frames.subset(indices))
+    assert len(opened) == len(store._chunks["train"]) > 3
+    assert all(1 <= len(files) <= 2 for files in opened)
+
+
+def _open_files():
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them
+            yield str(descriptor.readlink())
 
 
 def test_pickled_and_forked(folder, frames):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from hydrapot.training.data.compact import CompactEdges, compact_edges
@@ -184,16 +185,29 @@ def _load(file: Path | None, span: tuple[int, int]) -> tuple[NDArray[np.int32], 
     if file is None:
         return None
     try:
-        piece = np.load(file, mmap_mode="r", allow_pickle=False)
+        piece = _mapped(file)
         contents = Contents.from_json(file.with_suffix(".json").read_bytes())
         if piece.shape != (span[1] - span[0], COLUMNS) or piece.dtype != np.int32 or contents.structures != len(piece):
             raise ValueError("of other structures")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError) as error:
         logger.warning("ignoring the damaged count %s (%s); counting again", file, error)
         return None
     return piece, contents
+
+
+def _mapped(file: Path) -> NDArray[np.integer[Any]]:
+    """An array in a file, mapped into memory; the file itself is closed, since large datasets have thousands of them."""
+    array = np.load(file, mmap_mode="r", allow_pickle=False)
+    if array.dtype != np.int32 or not isinstance(array, np.memmap) or not array.flags.c_contiguous or not array.size:
+        return np.asarray(array)
+    head = array.offset // array.itemsize
+    # Python's own mapping keeps the file open as long as it lives.
+    numbers = torch.from_file(str(file), shared=False, size=head + array.size, dtype=torch.int32).numpy()
+    mapped: NDArray[np.int32] = numbers[head:].reshape(array.shape)
+    mapped.flags.writeable = False
+    return mapped
 
 
 def _save(file: Path, piece: NDArray[np.int32], contents: Contents) -> bool:

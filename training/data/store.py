@@ -107,7 +107,6 @@ class Store:
                 counts = np.empty(self._firsts[split][-1], np.int64)
                 for chunk, first in zip(self._chunks[split], self._firsts[split][:-1], strict=True):
                     counts[first : first + chunk.info.structures] = np.diff(self._reader(chunk).offsets)
-                    self._trim()
                 counts.flags.writeable = False
                 self._counts[split] = counts
             return self._counts[split]
@@ -142,18 +141,20 @@ class Store:
         """Like `read`, as they are stored, with the names of their groups; `chosen` has to be valid."""
         chunks, firsts = self._chunks[split], self._firsts[split]
         with self._locked():
-            parts = [
-                (self._reader(chunks[k]), slots, chosen[slots] - firsts[k]) for k, slots in _by_chunk(chosen, firsts)
-            ]
+            # Each chunk is asked for when its turn comes, twice: a sample of a whole dataset meets more chunks than files
+            # can be open.
+            parts = [(chunks[k], slots, chosen[slots] - firsts[k]) for k, slots in _by_chunk(chosen, firsts)]
             counts = np.empty(len(chosen), np.int64)
-            for reader, slots, rows in parts:
-                counts[slots] = reader.offsets[rows + 1] - reader.offsets[rows]
+            for chunk, slots, rows in parts:
+                offsets = self._reader(chunk).offsets
+                counts[slots] = offsets[rows + 1] - offsets[rows]
             columns = Columns.empty(counts, precision=self.precision)
             starts = np.cumsum(counts) - counts
-            for reader, slots, rows in parts:
+            names = []
+            for chunk, slots, rows in parts:
+                reader = self._reader(chunk)
                 reader.read_into(columns, rows, slots, starts[slots], deferred=self._deferred)
-            names = [reader.names.take(columns.table[slots, GROUP].astype(np.int64)) for reader, slots, _ in parts]
-            self._trim()
+                names.append(reader.names.take(columns.table[slots, GROUP].astype(np.int64)))
             if len(parts) == 1:
                 return columns, names[0]
             group = np.empty(len(chosen), np.result_type(np.str_, *names))
@@ -177,7 +178,6 @@ class Store:
             for chunk in chunks:
                 with self._locked():
                     self._reader(chunk).verify()
-                    self._trim()
 
     def close(self) -> None:
         """Close the files; a closed store opens them again when it is read."""
@@ -206,17 +206,15 @@ class Store:
         return self._lock
 
     def _reader(self, chunk: Chunk) -> ChunkReader:
+        """Reader of a chunk, open until `open_chunks` others have been asked for."""
         reader = self._readers.get(chunk.file)
         if reader is None:
+            while len(self._readers) >= max(self._open_chunks, 1):
+                self._readers.popitem(last=False)[1].close()
             reader = ChunkReader(self._adios, self.path, chunk, precision=self.precision, threads=self._threads)
             self._readers[chunk.file] = reader
         self._readers.move_to_end(chunk.file)
         return reader
-
-    def _trim(self) -> None:
-        """Close what was not used for longest; after a read, which needs all of its chunks together."""
-        while len(self._readers) > self._open_chunks:
-            self._readers.popitem(last=False)[1].close()
 
 
 class StoreView:
