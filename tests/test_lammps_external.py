@@ -161,8 +161,9 @@ def test_a_killed_process_stops_the_others_and_a_restart_file_continues(tmp_path
     again = matrix.write_decks(SYSTEMS["bulk"], tmp_path, matrix.style_lines(tmp_path / "model.safetensors"), steps=2)[
         1
     ]
-    newest = max(tmp_path.glob("?.restart"), key=lambda file: file.stat().st_mtime)
-    again.write_text(again.read_text().replace("state.restart", newest.name))
+    # Of the two, the newer one may have been half written when the process died; that is why there are two.
+    whole = min(tmp_path.glob("?.restart"), key=lambda file: file.stat().st_mtime)
+    again.write_text(again.read_text().replace("state.restart", whole.name))
     assert run_single(again, processes=2).returncode == 0
     errors = matrix.compare(POTENTIAL, SYSTEMS["bulk"], tmp_path / "again.dump", tmp_path / "again.log")
     assert errors.frames >= 2
