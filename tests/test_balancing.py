@@ -193,6 +193,17 @@ def test_a_loss_that_is_not_finite_teaches_nothing(monkeypatch: pytest.MonkeyPat
     assert bool(torch.isnan(rule.running).all())
 
 
+@pytest.mark.parametrize("kind", ["uncertainty", "gradnorm"])
+def test_a_head_without_a_label_that_counts_takes_no_weight_from_the_others(monkeypatch: pytest.MonkeyPatch, kind: str):
+    """A dataset of weight 0, there to be watched, has the smallest loss of all."""
+    toy = Toy([1.0, 0.0], [0.0, 0.0], [0.0, 1.0], losses=[1.0, 0.0, 1.0])
+    rule = toy.rule(monkeypatch, weights=kind, rate=0.5)
+    for _ in range(20):
+        total = toy(rule)
+    np.testing.assert_allclose(rule.weights, [1.0, 1.0, 1.0])
+    np.testing.assert_allclose(total[0], [1.0, 1.0])
+
+
 # --- in a run ---
 
 
@@ -251,6 +262,18 @@ def test_a_run_in_another_precision_learns_the_same(project: Path, precision: st
     weights = load_state(out / STATE_FILE)[0]
     wanted = torch.float64 if precision == "float64" else torch.float32
     assert {v.dtype for k, v in weights.items() if k.startswith("weights/")} == {wanted}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"balancing.weights": "gradnorm", "datasets.0.ramp": {"end": 0.5}}, "would undo the ramp of dataset copper"),
+        ({"objective.loss": "mae", "datasets.1.noise": {"forces": 0.1}}, "noise of dataset molecules"),
+    ],
+)
+def test_settings_that_undo_each_other_are_refused(project: Path, settings: dict[str, object], message: str):
+    with pytest.raises(ConfigurationError, match=message):
+        load_config(project / "train.yaml", overrides=settings)
 
 
 def test_tf32_on_a_processor_without_it_is_refused(project: Path):

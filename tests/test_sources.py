@@ -25,7 +25,8 @@ from hydrapot.training.data.neighborhoods import Budget
 from hydrapot.training.data.prepared import StreamedDataset, make_batch, normalizers, prepare
 from hydrapot.training.data.sampler import Position
 from hydrapot.training.data.source import FramesSource, SelectedSource, concatenate, read_all
-from hydrapot.training.data.splits import apply, load_manifest
+from hydrapot.training.data.splits import apply, load_manifest, make_manifest, save_manifest
+from hydrapot.training.datasets import open_datasets
 from hydrapot.training.feed import PreparedFeed, make_sampler
 from hydrapot.training.objective import ObjectiveConfig
 from hydrapot.training.prefetch import Prefetched
@@ -234,6 +235,22 @@ def test_a_store_that_is_not_divided_is_refused_unless_a_manifest_divides_it(pro
         assert_same(setup.training[name].sample.frames, expected.training[name].sample.frames)
 
 
+def test_a_store_may_have_another_name_than_its_folder(project: Path, tmp_path: Path) -> None:
+    """`hydrapot data import --name`; the manifest knows the dataset by that name, the configuration by its folder."""
+    parts = []
+    for name in NAMES:
+        frames = read_extxyz(project / "data" / f"{name}.extxyz", cache_dir=project / "cache")
+        parts.append(replace(frames, name=f"{name} of 2026"))
+        with StoreWriter(tmp_path / f"{name}.store", name=parts[-1].name, attributes=ATTRIBUTES) as writer:
+            writer.append(frames)
+    manifest = make_manifest(parts, seed=0)
+    save_manifest(manifest, tmp_path / "split.json")
+    opened = open_datasets(load_config(project / "stores.yaml"), data=tmp_path, manifest_path=tmp_path / "split.json")
+    assert {name: len(dataset.validation) for name, dataset in opened.items()} == {
+        name: manifest.datasets[f"{name} of 2026"].n_validation for name in NAMES
+    }
+
+
 def test_one_of_several_processes_without_mpi_cannot_distribute(project: Path) -> None:
     pytest.importorskip("mpi4py")
     config = load_config(project / "stores.yaml", overrides={"data.structures": "distributed"})
@@ -282,7 +299,7 @@ def test_a_census_of_many_pieces_holds_no_file_open(project: Path, tmp_path: Pat
     kept = take_census(FramesSource(frames), cutoff=4.0, folder=tmp_path)
     held = [path for fd in Path("/proc/self/fd").iterdir() if str(tmp_path) in (path := _target(fd))]
     assert not held
-    assert "copper" in Path("/proc/self/maps").read_text()  # on the disk nevertheless, not in memory
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()  # on the disk nevertheless, not in memory
     np.testing.assert_array_equal(kept.atoms[np.array([20, 3])], frames.counts[[20, 3]])
     with pytest.raises(ValueError, match="read-only"):
         kept.atoms._pieces[0][0] = 0

@@ -218,6 +218,46 @@ def test_all_processes_fail_with_one_message(project: Path, tmp_path: Path) -> N
     assert "files missing" in said[0]
 
 
+def test_a_process_that_fails_when_others_are_done_speaks_alone(tmp_path: Path) -> None:
+    """The last model or state may not fit on the disk: only process 0 knows, the others are leaving."""
+    script = tmp_path / "last.py"
+    script.write_text(
+        "import time\n"
+        "from pathlib import Path\n"
+        "from hydrapot.potential.errors import CheckpointError\n"
+        "from hydrapot.training.launch import find_launch\n"
+        "from hydrapot.training.processes import SilentError, is_spokesman, joined\n"
+        "launch, heard = find_launch(), Path(__file__).with_name('heard')\n"
+        "try:\n"
+        "    with joined(launch, device='cpu', timeout_minutes=1.0):\n"
+        "        if launch.main:\n"
+        "            raise CheckpointError('no space left')\n"
+        "except CheckpointError as error:\n"
+        "    assert launch.main and is_spokesman(error)\n"
+        "    end = time.monotonic() + 60\n"
+        "    while not heard.exists() and time.monotonic() < end:\n"  # the other asks its store who speaks
+        "        time.sleep(0.05)\n"
+        "except SilentError:\n"
+        "    assert not launch.main\n"
+        "    heard.touch()\n"
+        "else:\n"
+        "    raise AssertionError('went on without process 0')\n"
+    )
+    variables = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid())}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(script)],
+            env=environment() | variables | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors[-3000:]
+
+
 def _children(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,9 +21,12 @@ from hydrapot.potential.errors import ConfigurationError, SimulationError
 from hydrapot.training.config import load_config
 from hydrapot.training.data.extxyz import read_many
 from hydrapot.training.data.splits import load_manifest, make_manifest, save_manifest
+from hydrapot.training.launch import Launch
 from hydrapot.training.objective import Losses
-from hydrapot.training.run import STATE_FILE, TrainResult, train
+from hydrapot.training.processes import Processes
+from hydrapot.training.run import STATE_FILE, TrainResult, _closed, train
 from hydrapot.training.step import Batch, EagerStep
+from hydrapot.training.telemetry import RunLog
 from tests.training_helpers import write_datasets
 
 
@@ -166,6 +170,41 @@ def test_a_run_is_not_overwritten(project: Path, tmp_path: Path) -> None:
         _train(project, tmp_path / "run", run__steps=2)
     with pytest.raises(ConfigurationError, match="another 'objective'"):
         _train(project, tmp_path / "run", resume=True, objective__forces=3.0)
+
+
+def test_a_run_asked_to_stop_in_its_last_step_has_finished(project: Path, tmp_path: Path) -> None:
+    """Nobody is told to go on with a run that is complete."""
+    result = _train(project, tmp_path / "run", run__steps=1, run__walltime_minutes=0.0)
+    assert result.finished
+    assert result.stop_reason == "finished"
+    assert result.signal is None
+
+
+def test_a_log_whose_last_line_is_torn_is_resumed(tmp_path: Path) -> None:
+    """A disk that was full, or a node that died, must not make the run impossible to resume."""
+    log = RunLog(tmp_path, resume_step=0)
+    row = dict.fromkeys(("seconds", "learning_rate", "loss", "energy", "forces", "stress"), 1.5)
+    row |= {"gradient_norm": 2.5, "atoms_per_second": 3.5}
+    for step in (50, 100, 150):
+        log.step({"step": step, **row})
+    whole = log.steps_file.read_bytes()
+    for torn in (1, 10, 30):
+        log.steps_file.write_bytes(whole[:-torn])
+        assert [r["step"] for r in RunLog(tmp_path, resume_step=150).steps] == [50, 100]
+
+
+@pytest.mark.parametrize(("world", "closed"), [(1, True), (2, False)])
+def test_a_process_that_fails_among_others_does_not_wait_for_them_to_close(world: int, closed: bool) -> None:
+    """Closing distributed datasets takes all processes, and the others are in a sum over processes."""
+    done: list[str] = []
+    setup = SimpleNamespace(close=lambda: done.append("closed"))
+    processes = Processes(Launch(world=world), torch.device("cpu"))
+    with pytest.raises(SimulationError), _closed(setup, processes):
+        raise SimulationError("diverged")
+    assert bool(done) == closed
+    with _closed(setup, processes):
+        pass
+    assert done[-1:] == ["closed"]
 
 
 def test_configuration_errors_name_the_field(tmp_path: Path) -> None:

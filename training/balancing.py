@@ -178,18 +178,24 @@ class BalancedGradients:
         structures = sum(task.structures for task in tasks)
         # Parts of one mean over the batch: brought to a mean over the head's own structures.
         loss = torch.tensor([task.loss * structures / task.structures for task in tasks], dtype=torch.float64)
-        index = torch.tensor(present)
         if not bool(torch.isfinite(loss).all() & torch.isfinite(norms).all()):
             return  # the step is skipped by the loop; nothing is learned from it
+        # Heads without a label that counts (weight 0, or none in this batch) say nothing about how well they learn; taken
+        # for perfect, they would draw all weight to themselves.
+        counts = loss > 0
+        if not bool(counts.any()):
+            return
+        index, loss, norms = torch.tensor(present)[counts], loss[counts], norms[counts]
         new = torch.isnan(self.first[index])
         self.first[index] = torch.where(new, loss, self.first[index])
         running = self.running[index]
         self.running[index] = torch.where(new, loss, running + self.config.rate * (loss - running))
+        met = ~torch.isnan(self.running)
         if self.config.weights == "uncertainty":
-            met = ~torch.isnan(self.running)
             self.weights[met] = _normalized(1.0 / self.running[met].clamp(min=1e-12))
         elif self.config.weights == "gradnorm":
             self._gradnorm(index, norms)
+            self.weights[met] = _normalized(self.weights[met])
 
     def _gradnorm(self, index: Tensor, norms: Tensor) -> None:
         """Towards equal pulls, as in Chen et al., arXiv:1711.02257, Eqs. 1 and 2.
@@ -202,7 +208,6 @@ class BalancedGradients:
         target = pull.mean() * (speed / speed.mean().clamp(min=1e-12)) ** self.config.asymmetry
         excess = ((pull - target) / target.clamp(min=1e-12)).clamp(-1.0, 1.0)
         self.weights[index] = self.weights[index] * torch.exp(-self.config.rate * excess)
-        self.weights = _normalized(self.weights)
 
     def _mixing(self, products: Tensor, weights: Tensor) -> Tensor:
         """Coefficients of the heads' gradients after projection, in PCGrad of Yu et al., arXiv:2001.06782, Alg. 1.

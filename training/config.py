@@ -254,4 +254,20 @@ def load_config(path: Path, *, overrides: dict[str, Any] | None = None) -> Train
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise ConfigurationError(f"{path}: dataset {twice[0]} is listed twice")
+    _check_together(config, path=path)
     return config
+
+
+def _check_together(config: TrainConfig, *, path: Path) -> None:
+    """Raise for fields of which one would silently undo the other."""
+    for d in config.datasets:
+        if d.ramp is not None and config.balancing.weights != "fixed":
+            raise ConfigurationError(
+                f"{path}: balancing.weights {config.balancing.weights} follows the losses and would undo the ramp of dataset"
+                f" {d.name}: leave out one of them"
+            )
+        if any(d.noise.model_dump().values()) and config.objective.loss in {"mae", "mse"}:
+            raise ConfigurationError(
+                f"{path}: the noise of dataset {d.name} widens a norm, and objective.loss {config.objective.loss} has no width:"
+                " choose pseudo_huber or huber, or leave the noise out"
+            )

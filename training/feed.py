@@ -95,6 +95,7 @@ class PreparedFeed:
         self.datasets = list(setup.training.values())
         self.scales = list(setup.scales.values())
         self.weights = [d.weight for d in config.datasets]
+        self.targets = [(d.targets.energy, d.targets.forces, d.targets.stress) for d in config.datasets]
         self.cutoff, self.config = config.model.cutoff, config.data
         self.sampler, self.parts = sampler, list(parts)
         self._ahead: Prefetched[tuple[Position, list[NDArray[np.int64]]], Work] | None = None
@@ -129,7 +130,7 @@ class PreparedFeed:
     def _work(self, item: tuple[Position, list[NDArray[np.int64]]]) -> Work:
         following, parts = item
         # Those of all parts, also of other processes', so that the gradients of all processes add up.
-        normalized = normalizers(parts, self.datasets, weights=self.weights)
+        normalized = normalizers(parts, self.datasets, weights=self.weights, targets=self.targets)
         rows = [parts[k] for k in self.parts]
         made = [
             make_batch(

@@ -98,11 +98,11 @@ def joined(launch: Launch, *, device: DeviceKind = "auto", timeout_minutes: floa
             _BACKENDS[place.type], store=store, rank=launch.rank, world_size=launch.world, timeout=timeout
         )
         yield processes
+        # Nobody takes the meeting point away while others still need it; and here too another may turn out to be gone.
+        dist.barrier()
     except BaseException as error:
         _leave_word(processes, error)
         raise
-    else:
-        dist.barrier()  # nobody takes the meeting point away while others still need it
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

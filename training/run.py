@@ -5,7 +5,8 @@ this process holds of it, :mod:`~hydrapot.training.feed` brings its batches, :mo
 gradients of them, :mod:`~hydrapot.training.loop` runs, :mod:`~hydrapot.training.report` writes.
 """
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,8 +132,24 @@ def train(
             patience = 0.0 if launch.world == 1 else 10.0
             with StopRequest(signals=STOP_SIGNALS, patience=patience) as request:
                 stops = Stops(request, deadline=deadline)
-                with closing(setup), matrix_products(config.run.precision, processes.device):
+                with _closed(setup, processes), matrix_products(config.run.precision, processes.device):
                     return _run(config, setup, bar, stops, processes, out=out, resume=resume)
+
+
+@contextmanager
+def _closed(setup: Setup, processes: Processes) -> Iterator[None]:
+    """Close the datasets when all is done.
+
+    Closing distributed ones takes all processes: one of several that fails alone would wait for the others, which wait for it.
+    It ends instead, which the others notice.
+    """
+    try:
+        yield
+    except BaseException:
+        if processes.world == 1:
+            setup.close()
+        raise
+    setup.close()
 
 
 def _resumes(out: Path, resume: bool, launch: Launch) -> bool:
@@ -200,6 +217,8 @@ def _run(
         observer=observer,
     )
     stopped, metrics = loop.run(bar)
+    if progress.step >= config.run.steps:
+        stopped = None  # asked to stop in the last step: there is nothing left to go on with
     reason = "finished" if stopped is None else f"stopped by {stopped} at step {progress.step}; continue with --resume"
     return TrainResult(
         checkpoint=model_file.path,

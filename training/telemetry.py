@@ -104,8 +104,9 @@ def _keep(path: Path, last_step: int) -> list[dict[str, Any]]:
         path.unlink(missing_ok=True)
         return []
     with path.open(newline="", encoding="utf-8") as stream:
-        rows = [_numbers(r) for r in csv.DictReader(stream)]
-    kept = [r for r in rows if r["step"] <= last_step]
+        # A last line that a full disk or a dead node has left unfinished is no row.
+        lines = [line for line in stream if line.endswith("\n")]
+    kept = [r for r in map(_numbers, csv.DictReader(lines)) if r["step"] <= last_step]
     temporary = path.with_name(path.name + ".tmp")
     temporary.unlink(missing_ok=True)
     for k, row in enumerate(kept):

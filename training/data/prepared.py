@@ -247,7 +247,11 @@ def prepare(
 
 
 def normalizers(
-    parts: Sequence[NDArray[np.int64]], datasets: Sequence[TrainingSet], *, weights: Sequence[float]
+    parts: Sequence[NDArray[np.int64]],
+    datasets: Sequence[TrainingSet],
+    *,
+    weights: Sequence[float],
+    targets: Sequence[Sequence[float]] | None = None,
 ) -> NDArray[np.float64]:
     """Labelled energies, atoms with forces, and labelled stresses of a batch, ``(3,)``: what its means are taken over.
 
@@ -257,13 +261,18 @@ def normalizers(
         ``(B, 2)`` = (dataset, structure) of every part of the batch, those of other processes included.
     datasets, weights
         As for :func:`make_batch`; labels of a dataset of weight 0 do not count.
+    targets
+        Factors on the errors of energy, forces and stress of every dataset; labels of factor 0 do not count either. 1 if not
+        given.
     """
     rows = np.concatenate(parts)
     total = np.zeros(3)
     for d in np.unique(rows[:, 0]).tolist():
-        if weights[d] > 0:
-            chosen = rows[rows[:, 0] == d, 1]
-            total += [int(column[chosen].sum()) for column in datasets[d].census.labels]
+        factors = (1.0, 1.0, 1.0) if targets is None else targets[d]
+        chosen = rows[rows[:, 0] == d, 1]
+        for k, column in enumerate(datasets[d].census.labels):
+            if weights[d] * factors[k] > 0:
+                total[k] += int(column[chosen].sum())
     return total
 
 
