@@ -248,6 +248,28 @@ def test_a_truncated_file_ends_the_import_and_leaves_no_store(files, tmp_path):
     assert not (tmp_path / "x.store" / "index.json").exists()
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_truncated_file_is_replaced_and_the_import_goes_on(files, tmp_path, which):
+    """Also the part of it that was committed stays, and the store is the same as if the file had been whole."""
+    whole = files[which].read_text()
+    settings = {"name": "cu", "commit_every": 10}
+    expected = run(files, tmp_path / "expected.store", **settings)
+    files[which].write_text(whole[: len(whole) // 2 + 50])
+    with pytest.raises(DatasetError, match="the file ends in the middle"):
+        run(files, tmp_path / "x.store", **settings)
+    other = ase.io.read(files[2], index=":")
+    ase.io.write(files[which], other, format="extxyz")
+    with pytest.raises(
+        DatasetError, match=rf"part{which}\.extxyz is another file than the one that .*bring that one back"
+    ):
+        run(files, tmp_path / "x.store", resume=True, **settings)
+    files[which].write_text(whole)
+    assert run(files, tmp_path / "x.store", resume=True, **settings).content == expected.content
+    with Store(tmp_path / "x.store") as found, Store(tmp_path / "expected.store") as wanted:
+        assert found.attributes.provenance == wanted.attributes.provenance
+    np.testing.assert_array_equal(energies(tmp_path / "x.store"), energies(tmp_path / "expected.store"))
+
+
 def test_nothing_to_import_says_why(files, tmp_path):
     for file in files:
         file.write_text(file.read_text().replace("energy=", "length_unit=bohr energy="))

@@ -175,7 +175,7 @@ def _divided(name: str, source: Source, frames: Frames, manifest_path: Path) -> 
         training=sides[0],
         validation=sides[1],
         isolated=frames.subset(frames.isolated),
-        label=manifest.datasets[name].label,
+        label=manifest.datasets[frames.name].label,  # a store keeps the name that it was imported with
         content=hashlib.sha256(manifest.model_dump_json().encode()).hexdigest(),
     )
 

@@ -197,11 +197,11 @@ def _load(file: Path | None, span: tuple[int, int]) -> tuple[NDArray[np.int32], 
     return piece, contents
 
 
-def _mapped(file: Path) -> NDArray[np.integer[Any]]:
+def _mapped(file: Path) -> NDArray[np.int32]:
     """An array in a file, mapped into memory; the file itself is closed, since large datasets have thousands of them."""
     array = np.load(file, mmap_mode="r", allow_pickle=False)
-    if array.dtype != np.int32 or not isinstance(array, np.memmap) or not array.flags.c_contiguous or not array.size:
-        return np.asarray(array)
+    if array.dtype != np.int32 or not isinstance(array, np.memmap) or not array.flags.c_contiguous:
+        raise ValueError("no table of integers")
     head = array.offset // array.itemsize
     # Python's own mapping keeps the file open as long as it lives.
     numbers = torch.from_file(str(file), shared=False, size=head + array.size, dtype=torch.int32).numpy()

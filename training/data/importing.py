@@ -134,8 +134,7 @@ def import_dataset(
         "labels": list(options.labels),
         "split": split,
     }
-    parts = _parts(files)
-    _plan(store, files=files, parts=parts, settings=settings, limits=limits, commit=[commit_every, chunk_bytes])
+    parts = _plan(store, files=files, settings=settings, limits=limits, commit=[commit_every, chunk_bytes])
     tasks = [
         ShardTask(
             store,
@@ -247,15 +246,17 @@ def _plan(
     store: Path,
     *,
     files: list[PlannedFile],
-    parts: list[list[int]],
     settings: dict[str, Any],
     limits: Limits,
     commit: list[int],
-) -> None:
-    """Write down what is imported how; an import that is resumed has to be the same one."""
+) -> list[list[int]]:
+    """Write down what is imported how, and return the files of each shard.
+
+    An import that is resumed has to be the same one, and its files stay in their shards also where a truncated one has been
+    replaced since.
+    """
     plan = {
-        "files": [[file.name, file.layout, file.path.stat().st_size] for file in files],
-        "parts": parts,
+        "files": [[file.name, file.layout] for file in files],
         "settings": settings,
         "limits": limits.model_dump(mode="json"),
         "commit": commit,
@@ -267,12 +268,15 @@ def _plan(
     except FileNotFoundError:
         if (store / INDEX).exists():
             raise DatasetError(f"{store}: a finished store without {REPORT}: it was not imported from files") from None
+        parts = _parts(files)
         store.mkdir(parents=True, exist_ok=True)
-        write_atomically(place, json.dumps(plan, indent=1).encode())
-        return
+        write_atomically(place, json.dumps({**plan, "parts": parts}, indent=1).encode())
+        return parts
     for key, value in plan.items():
         if before.get(key) != value:
             raise DatasetError(f"{store} was begun with other {key}: give the same as then, or remove the folder first")
+    found: list[list[int]] = before["parts"]
+    return found
 
 
 def _explain_nothing(store: Path, shards: int) -> None:

@@ -99,7 +99,16 @@ def import_shard(task: ShardTask, progress: Progress) -> None:
             begin = int(cursor["position"]) if f == cursor["file"] else 0
             if len(tallies) == f:
                 tallies.append(FileTally(name=file.name, layout=file.layout))
-            writer.add_source(SourceFile(name=file.name, sha256=_sha256(file.path)))
+            size = file.path.stat().st_size
+            source = SourceFile(name=file.name, sha256=_sha256(file.path, size))
+            before = SourceFile(name=file.name, sha256=cursor["sha256"]) if begin else source
+            # A truncated file may have been replaced by the whole one; what was read of it must be in that, too.
+            if source != before and _sha256(file.path, int(cursor["size"])) != before.sha256:
+                raise DatasetError(
+                    f"{file.path} is another file than the one that {task.store} holds the beginning of: bring that one"
+                    " back, or remove the folder of the store and begin again"
+                )
+            writer.add_source(source, instead_of=before)
             chunks = read_chunks(
                 file.path,
                 layout=file.layout,
@@ -116,7 +125,15 @@ def import_shard(task: ShardTask, progress: Progress) -> None:
                 progress(0, len(frames), len(rejects))
                 since += len(frames) + len(rejects)
                 if writer.due or since >= task.commit_every:
-                    writer.commit({"file": f, "position": chunk.position, "tally": TALLIES.dump_python(tallies)})
+                    writer.commit(
+                        {
+                            "file": f,
+                            "position": chunk.position,
+                            "size": size,
+                            "sha256": source.sha256,
+                            "tally": TALLIES.dump_python(tallies),
+                        }
+                    )
                     since = 0
             progress(1, 0, 0)
         # Before the shard is finished: the last shard to finish removes the journals.
@@ -138,11 +155,13 @@ def _sound(chunk: Chunk, limits: Limits, precision: Precision) -> tuple[Frames, 
     return chunk.frames.subset([i for i in range(len(chunk.frames)) if i not in excluded]), chunk.rejects + rejects
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, size: int) -> str:
+    """SHA-256 of the first `size` bytes of a file, or of all if it has fewer."""
     digest = hashlib.sha256()
     with reading(path), path.open("rb") as handle:
-        while block := handle.read(1 << 20):
+        while block := handle.read(min(1 << 20, size)):
             digest.update(block)
+            size -= len(block)
     return digest.hexdigest()
 
 

@@ -166,9 +166,9 @@ class StoreWriter:
         """Whether a commit is worth a file: `chunk_bytes` have been appended since the last."""
         return bool(self._written) or sum(map(_bytes, self._waiting.values())) >= self._chunk_bytes
 
-    def add_source(self, source: SourceFile) -> None:
-        """Note a file that structures come from; written with the next commit."""
-        provenance = self._journal.attributes.provenance
+    def add_source(self, source: SourceFile, *, instead_of: SourceFile | None = None) -> None:
+        """Note a file that structures come from, perhaps in the place of one it continues; written with the next commit."""
+        provenance = tuple(s for s in self._journal.attributes.provenance if s == source or s != instead_of)
         if source not in provenance:
             attributes = self._journal.attributes.model_copy(update={"provenance": (*provenance, source)})
             self._journal = self._journal.model_copy(update={"attributes": attributes})
