@@ -1,5 +1,6 @@
 """The reader decides what labels mean and a cache must not change it: signs, gaps, errors, invalidation."""
 
+import bz2
 import gzip
 import logging
 import lzma
@@ -102,7 +103,7 @@ def test_isolated_mark_decides_not_the_number_of_atoms(read):
     assert frames.isolated.tolist() == [True, False]
 
 
-@pytest.mark.parametrize(("suffix", "compress"), [("xz", lzma.compress), ("gz", gzip.compress)])
+@pytest.mark.parametrize(("suffix", "compress"), [("xz", lzma.compress), ("gz", gzip.compress), ("bz2", bz2.compress)])
 def test_compressed_files(tmp_path, suffix, compress):
     path = tmp_path / f"set.extxyz.{suffix}"
     path.write_bytes(compress(frame("energy=-1 dataset=set").encode()))
@@ -110,6 +111,14 @@ def test_compressed_files(tmp_path, suffix, compress):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DatasetError, match=r"truncated or corrupt"):
         read_extxyz(path, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("compress", [lzma.compress, gzip.compress, bz2.compress])
+def test_compression_is_told_by_the_content(tmp_path, compress):
+    """As the streaming reader does: a file that can be imported can be split and trained on, whatever it is called."""
+    path = tmp_path / "set.extxyz"
+    path.write_bytes(compress(frame("energy=-1").encode()))
+    assert read_extxyz(path, cache_dir=tmp_path).energy.tolist() == [-1.0]
 
 
 def test_dots_in_the_name_survive():

@@ -1,5 +1,7 @@
 """A split is worth what it keeps apart: blocks, duplicates, isolated atoms, and the data it was made for."""
 
+import time
+
 import ase
 import numpy as np
 import pytest
@@ -45,6 +47,17 @@ def test_long_trajectories_are_sampled_in_at_most_four_blocks():
     assert 1 < (np.diff(validation) > 1).sum() + 1 <= 4
     assert validation[0] < 250
     assert validation[-1] >= 750
+
+
+def test_a_long_trajectory_is_divided_in_linear_time():
+    """A trajectory of rMD17 has 100,000 frames: to look at all of them for each that is held out takes minutes."""
+    held_out, begin = {}, time.process_time()
+    splits._hold_out_blocks(np.arange(100_000), held_out, quota=10_000, rng=np.random.default_rng(0))
+    assert time.process_time() - begin < 10.0
+    chosen = np.array(sorted(held_out))
+    assert all(held_out.values())
+    assert len(chosen) == 10_000
+    assert (np.diff(chosen) > 1).sum() <= 3
 
 
 def test_every_group_and_composition_is_represented():
@@ -148,6 +161,21 @@ def test_written_manifest_is_read_back(tmp_path):
     splits.save_manifest(manifest, tmp_path / "splits.json")
     assert splits.load_manifest(tmp_path / "splits.json") == manifest
     assert splits.apply(manifest, frames)[1].tolist() == splits.apply(make(frames), frames)[1].tolist()
+
+
+def test_a_manifest_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    """A split is decided once: `--overwrite` on a full disk must not leave half of either."""
+    manifest = make(frames_of(trajectory(molecule("H2O"), 30, seed=0)))
+    splits.save_manifest(manifest, tmp_path / "split.json")
+    before = (tmp_path / "split.json").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "split.json")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        splits.save_manifest(manifest.model_copy(update={"seed": 7}), tmp_path / "split.json")
+    assert (tmp_path / "split.json").read_bytes() == before
 
 
 def test_changed_data_are_refused():

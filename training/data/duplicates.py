@@ -57,7 +57,8 @@ def same_structure(datasets: list[Frames]) -> list[NDArray[np.int64]]:
     for entries in comparable.values():
         entries.sort(key=lambda entry: (entry[0], entry[3]))
         for a, (energy, volume, forces, node) in enumerate(entries):
-            for other_energy, other_volume, other_forces, other in entries[a + 1 :]:
+            for b in range(a + 1, len(entries)):  # a slice would copy all that follow, for every one
+                other_energy, other_volume, other_forces, other = entries[b]
                 if other_energy - energy > ENERGY_TOLERANCE:
                     break
                 if (

@@ -1,12 +1,9 @@
 """Extended-XYZ datasets, read once with ASE and cached as arrays (`hydrapot.training.data.cache`)."""
 
-import gzip
 import io
-import lzma
 import math
 import multiprocessing
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -21,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hydrapot.training.data import cache
 from hydrapot.training.data.frames import MAX_Z, PER_ATOM, DatasetError, Frames, structure_hash
+from hydrapot.training.data.readers.opening import DAMAGE, decompressed
 
 GROUP_KEYS = ("group", "molecule", "src")
 ISOLATED_MARK = "isolatedatom"
@@ -33,7 +31,7 @@ LABEL_LIKE = re.compile(r"energ|force|stress|virial", re.IGNORECASE)
 
 def dataset_name(path: str | Path) -> str:
     """Return the name of the dataset in a file: the file name without ``.extxyz.xz`` and the like."""
-    return re.sub(r"(\.(ext)?xyz)?(\.(xz|gz))?$", "", Path(path).name, flags=re.IGNORECASE)
+    return re.sub(r"(\.(ext)?xyz)?(\.(xz|gz|bz2))?$", "", Path(path).name, flags=re.IGNORECASE)
 
 
 def read_extxyz(path: str | Path, *, cache_dir: str | Path | None = None) -> Frames:
@@ -42,7 +40,7 @@ def read_extxyz(path: str | Path, *, cache_dir: str | Path | None = None) -> Fra
     Parameters
     ----------
     path
-        ``.extxyz`` or ``.xyz``, plain or compressed (``.xz``, ``.gz``). Energies in eV under ``energy``,
+        ``.extxyz`` or ``.xyz``, plain or compressed (``.xz``, ``.gz``, ``.bz2``). Energies in eV under ``energy``,
         forces in eV/Å under ``forces``, stress in eV/Å³ with ASE's sign under ``stress``; each may be
         missing in any frame. ``charge`` (e), ``spin`` (2S+1), ``config_type=isolated_atom`` and one of
         ``group``, ``molecule``, ``src`` are understood; a ``dataset`` tag has to agree with the file name.
@@ -111,12 +109,8 @@ def read_many(
 
 def _decompress(path: Path, raw: bytes) -> str:
     try:
-        if path.suffix.lower() == ".xz":
-            raw = lzma.decompress(raw)
-        elif path.suffix.lower() == ".gz":
-            raw = gzip.decompress(raw)
-        return raw.decode("utf-8")
-    except (lzma.LZMAError, EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+        return decompressed(raw).decode("utf-8")
+    except (*DAMAGE, OSError) as error:
         raise DatasetError(f"{path}: truncated or corrupt ({error}): fetch the file again") from error
 
 

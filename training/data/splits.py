@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hydrapot.potential.container import write_atomically
 from hydrapot.training.data.duplicates import same_structure
 from hydrapot.training.data.frames import DatasetError, Frames
 from hydrapot.training.data.group_splits import hold_out_components
@@ -155,12 +156,12 @@ def content_hash(frames: Frames) -> str:
 
 
 def save_manifest(manifest: SplitManifest, path: str | Path) -> None:
-    """Write a manifest as JSON, one line a dataset."""
+    """Write a manifest as JSON, one line a dataset; the file is there whole or not at all."""
     document = manifest.model_dump(mode="json")
     datasets = document.pop("datasets")
     head = json.dumps(document)[:-1]
     lines = [f"{json.dumps(name)}: {json.dumps(split)}" for name, split in datasets.items()]
-    Path(path).write_text(head + ', "datasets": {\n' + ",\n".join(lines) + "\n}}\n", encoding="utf-8")
+    write_atomically(Path(path), (head + ', "datasets": {\n' + ",\n".join(lines) + "\n}}\n").encode())
 
 
 def load_manifest(path: str | Path) -> SplitManifest:
@@ -219,14 +220,18 @@ def _hold_out_blocks(
     block has two ends where a held-out frame neighbors a training frame.
     """
     blocks = max(1, min(BLOCKS_PER_STRATUM, quota // BLOCK))
+    members = Counter(stratum.tolist())  # of each class in this stratum
+    taken = sum(size for label, size in members.items() if held_out.get(label, False))
     for k, segment in enumerate(np.array_split(stratum, blocks)):
         target = quota * (k + 1) // blocks
         length = max(1, target - quota * k // blocks)
         start = int(rng.integers(0, max(1, len(segment) - length + 1)))
-        for label in segment[start:]:
-            if sum(held_out.get(int(other), False) for other in stratum) >= target:
+        for label in segment[start:].tolist():
+            if taken >= target:
                 break
-            held_out.setdefault(int(label), True)
+            if label not in held_out:
+                held_out[label] = True
+                taken += members[label]
 
 
 def _hold_out_whole(
@@ -242,19 +247,25 @@ def _hold_out_whole(
     quota = _share(sum(map(len, strata)), fraction)
     contains = frames.compositions() > 0
     taken = sum(held_out.get(int(label), False) for stratum in strata for label in classes[stratum])
+    out = np.array([held_out.get(int(label), False) for label in classes], bool) | frames.isolated
+    remaining = contains[~out].sum(0)
+    order = np.argsort(classes, kind="stable")
+    found, first = np.unique(classes[order], return_index=True)
+    members = dict(zip(found.tolist(), np.split(order, first[1:]), strict=True))
     for k in rng.permutation(len(strata)):
         if taken >= quota:
             return
         stratum = strata[k]
         if any(int(label) in held_out for label in classes[stratum]):
             continue
-        out = np.array([held_out.get(int(label), False) for label in classes]) | frames.isolated
-        out |= np.isin(classes, classes[stratum])
-        remaining = contains[~out].sum(0)
-        if (remaining[contains[stratum].any(0)] < MIN_STRUCTURES_PER_ELEMENT).any():
+        new = np.concatenate([members[label] for label in np.unique(classes[stratum]).tolist()])
+        new = new[~out[new]]
+        without = remaining - contains[new].sum(0)
+        if (without[contains[stratum].any(0)] < MIN_STRUCTURES_PER_ELEMENT).any():
             continue
         held_out.update(dict.fromkeys(map(int, classes[stratum]), True))
         taken += len(stratum)
+        out[new], remaining = True, without
 
 
 def elements_missing_from_training(manifest: SplitManifest, datasets: Mapping[str, Frames]) -> dict[str, list[int]]:

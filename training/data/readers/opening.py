@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import zlib
 from collections.abc import Iterator
@@ -33,6 +34,16 @@ def open_binary(path: Path) -> IO[bytes]:
     if magic.startswith(XZ):
         return cast("IO[bytes]", lzma.open(path, "rb"))
     return path.open("rb")
+
+
+def decompressed(raw: bytes) -> bytes:
+    """Return what is in the bytes of a whole file; raises one of `DAMAGE`, or OSError, where they are not whole."""
+    if raw.startswith(GZIP):
+        return gzip.decompress(raw)
+    if raw.startswith(BZIP2):
+        with bz2.open(io.BytesIO(raw)) as handle:  # `bz2.decompress` takes a truncated file for a wrong argument
+            return handle.read()
+    return lzma.decompress(raw) if raw.startswith(XZ) else raw
 
 
 @contextmanager
