@@ -89,6 +89,19 @@ def test_a_section_that_raises_is_closed(tmp_path: Path, clock: Clock):
     assert read_telemetry(tmp_path / TELEMETRY_FILE)[0]["seconds"]["optimizer"] == pytest.approx(0.02)
 
 
+def test_a_section_on_any_gpu_ends_with_its_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A GPU that is not NVIDIA's runs behind the host as well."""
+    meter, waited = make(tmp_path), []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    with meter.section("data"):
+        pass
+    assert not waited
+    meter._device = torch.device("xpu", 1)
+    with meter.section("forward_backward"):
+        pass
+    assert waited == [torch.device("xpu", 1)]
+
+
 def test_rates_count_steps_since_the_last_row_without_validation(tmp_path: Path, clock: Clock):
     meter = make(tmp_path)
     with meter.section("validation"):

@@ -44,6 +44,14 @@ SETTINGS = {
     "sampler.max_structures": 4,
     "sampler.edge_slots": 600,
 }
+#: Weights and projections that depend on the gradient of each head over all processes.
+BALANCED = {
+    "balancing.weights": "gradnorm",
+    "balancing.project": True,
+    "balancing.measure_every": 2,
+    "datasets.0.noise": {"forces": 0.05},
+    "datasets.1.targets": {"energy": 2.0, "stress": 0.0},
+}
 #: Relative: of the first gradient, and of the loss of every step.
 GRADIENT, LOSS = 1e-11, 1e-8
 
@@ -184,6 +192,8 @@ def test_mpiexec_task_parallel_is_one_process(project: Path, tmp_path: Path) -> 
         ("task+data", 2, {"sampler.temperature": 1.0, "datasets.0.sampling": 9.0}),
         ("task+data", 4, {"sampler.temperature": 1.0, "datasets.0.sampling": 9.0}),
         ("data", 4, {"layout.bucket_megabytes": 1e-4}),
+        ("data", 2, BALANCED),
+        ("task+data", 2, BALANCED),
     ],
 )
 def test_every_layout_is_one_process_for_fifty_steps(

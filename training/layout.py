@@ -102,15 +102,11 @@ class Layout:
         """Where the model is."""
         return self.tensors[0].device
 
-    def own(self, count: int) -> range:
-        """Of `count` parts of a global batch, those that this process computes."""
-        return range(self.rank, count, self.world)
-
     def adopt(self, batch: Batch) -> Batch:
         """A batch, whose heads are numbered as in the whole model, as this process computes it."""
         return batch.to(self.device)
 
-    def share(self, head: str) -> "Share":
+    def share(self, head: str) -> Share:
         """Of numbered pieces of work for `head`, those that this process does."""
         del head
         return Share(self.rank, self.world)

@@ -109,8 +109,8 @@ class Meter(Observer):
         try:
             yield
         finally:
-            if self._device.type == "cuda":  # kernels run behind the host; what is measured is when they are done
-                torch.cuda.synchronize(self._device)
+            if self._device.type != "cpu":  # kernels run behind the host; what is measured is when they are done
+                torch.accelerator.synchronize(self._device)
             whole = time.perf_counter() - began
             self._seconds[name] += whole - self._open.pop()
             if self._open:
