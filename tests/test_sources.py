@@ -1,5 +1,6 @@
 """Where structures live during training changes nothing in training: memory, store on disk, kept lists or new ones."""
 
+import bz2
 import threading
 import time
 from dataclasses import replace
@@ -233,6 +234,21 @@ def test_a_store_that_is_not_divided_is_refused_unless_a_manifest_divides_it(pro
     assert setup.split == expected.split
     for name in NAMES:
         assert_same(setup.training[name].sample.frames, expected.training[name].sample.frames)
+
+
+def test_datasets_may_lie_in_folders_within_the_data_directory(project: Path, tmp_path: Path) -> None:
+    """Heads are called like the files, wherever these lie and however they are compressed."""
+    config = load_config(project / "stores.yaml")
+    (tmp_path / "below").mkdir()
+    datasets = []
+    for d in config.datasets:
+        text = (project / "data" / f"{d.name}.extxyz").read_bytes()
+        (tmp_path / "below" / f"{d.name}.extxyz.bz2").write_bytes(bz2.compress(text))
+        datasets.append(d.model_copy(update={"file": f"below/{d.name}.extxyz.bz2"}))
+    config = config.model_copy(update={"datasets": datasets})
+    opened = open_datasets(config, data=tmp_path, manifest_path=project / "split.json", cache_dir=tmp_path)
+    assert tuple(opened) == NAMES
+    assert all(len(dataset.training) for dataset in opened.values())
 
 
 def test_a_store_may_have_another_name_than_its_folder(project: Path, tmp_path: Path) -> None:

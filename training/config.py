@@ -62,8 +62,8 @@ class DatasetConfig(_Section):
     @property
     def name(self) -> str:
         """Dataset and head name: the file name without its suffixes."""
-        name = self.file
-        for suffix in (".xz", ".gz", ".extxyz", ".xyz", ".store"):
+        name = Path(self.file).name
+        for suffix in (".xz", ".gz", ".bz2", ".extxyz", ".xyz", ".store"):
             name = name.removesuffix(suffix)
         return name
 
