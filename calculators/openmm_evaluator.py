@@ -6,9 +6,9 @@ from numpy.typing import NDArray
 
 from hydrapot.calculators.ase import HydrapotCalculator
 from hydrapot.calculators.openmm_callback import Record
+from hydrapot.calculators.support import check_composition
 from hydrapot.potential.constants import KJ_PER_MOL
 from hydrapot.potential.errors import CheckpointError, InvalidStructureError, SimulationError
-from hydrapot.potential.graph import build_graph_from_arrays
 
 _ANGSTROM = 10.0  # per nm
 _FORCE = KJ_PER_MOL * _ANGSTROM  # kJ/mol/nm in eV/Å
@@ -58,7 +58,14 @@ class Evaluator:
             self.atoms.info["charge"] = record.charge
         if record.spin is not None:
             self.atoms.info["spin"] = record.spin
-        self._check_supported()
+        check_composition(
+            self.calculator.potential,
+            record.numbers,
+            head=record.head,
+            pbc=self.atoms.pbc,
+            charge=record.charge,
+            spin=record.spin,
+        )
         # Now rather than inside OpenMM, where nobody can act on it.
         self.calculator._warn(self.atoms)  # noqa: SLF001 - of this room
 
@@ -111,24 +118,6 @@ class Evaluator:
         self.calculator.calculate(atoms, ("energy", "forces"))
         self._known = True
         self.evaluations += 1
-
-    def _check_supported(self) -> None:
-        """Raise for elements, charge and spin that the head does not know, before anything is simulated."""
-        potential, record = self.calculator.potential, self.record
-        kinds = np.unique(record.numbers)
-        apart = 4.0 * potential.cutoff  # isolated atoms, also across the boundary of a periodic box
-        positions = np.zeros((len(kinds), 3))
-        positions[:, 0] = apart * np.arange(len(kinds))
-        graph = build_graph_from_arrays(
-            kinds,
-            positions,
-            np.diag([apart * (len(kinds) + 1), apart, apart]),
-            np.full(3, record.periodic),
-            cutoff=potential.cutoff,
-            charge=record.charge,
-            spin=record.spin,
-        )
-        potential.check_supported(graph, head=record.head)
 
 
 def check_same_model(record: Record, content_hash: str) -> None:

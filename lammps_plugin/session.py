@@ -44,6 +44,7 @@ class _Engine:
 
     def __init__(self, comm: Any, settings: Settings, model: Model | None, threads: int | None) -> None:
         self.comm, self.threads = comm, threads
+        self._threads_before = torch.get_num_threads()
         if threads is not None:
             torch.set_num_threads(threads)
         self.error: BaseException | None = None
@@ -112,8 +113,9 @@ class _Engine:
         return float(self.lmp.get_thermo(name))
 
     def close(self) -> None:
-        """End LAMMPS."""
+        """End LAMMPS, and leave torch the threads that it had."""
         self.lmp.close()
+        torch.set_num_threads(self._threads_before)
 
 
 class Session:

@@ -20,6 +20,7 @@ from ase.io import read
 from hydrapot.calculators import HydrapotCalculator
 from hydrapot.potential import ConfigurationError, InvalidStructureError, SimulationError, build_graph, save
 from hydrapot.workflows import MDSettings, md
+from hydrapot.workflows.appending import read_table
 from hydrapot.workflows.dynamics import make_integrator
 from hydrapot.workflows.guards import Guards, closest_contact, hottest_allowed
 from hydrapot.workflows.velocities import degrees_of_freedom, kinetic_temperature, maxwell_boltzmann
@@ -383,6 +384,30 @@ def test_a_jump_of_the_conserved_energy_stops_the_run():
     atoms.positions[2, 0] = np.nan
     with pytest.raises(SimulationError, match=r"atom 2 \(Cu\) is not finite"):
         guards.check(atoms, temperature=300, conserved=None)
+
+
+def test_forces_after_a_collision_do_not_spoil_the_table(tmp_path):
+    """The shadow energy of the last good row would need the forces of the step that a guard refused."""
+
+    class Collides(EMT):
+        calls = 0
+
+        def calculate(self, *arguments, **keywords):
+            super().calculate(*arguments, **keywords)
+            Collides.calls += 1
+            if Collides.calls > 10:
+                self.results["energy"] += 100.0
+                self.results["forces"] = self.results["forces"] * 1e6
+
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.rattle(0.02, seed=0)
+    atoms.calc = Collides()
+    with pytest.raises(SimulationError, match="temperature rose"):
+        md(atoms, MDSettings(ensemble="nve", steps=50, interval=1), output=tmp_path / "run")
+    table = read_table(tmp_path / "run.csv")
+    shadow = table["conserved_ev"][np.isfinite(table["conserved_ev"])]
+    assert len(shadow) > 3
+    assert np.ptp(shadow) < 0.1
 
 
 def test_energies_that_are_not_finite_stop_the_run(tmp_path):

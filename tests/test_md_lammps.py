@@ -13,7 +13,7 @@ from hydrapot.calculators import HydrapotCalculator
 from hydrapot.potential.checkpoint import save
 from hydrapot.workflows import MDSettings, md
 from hydrapot.workflows.appending import read_table
-from tests.engine_helpers import CRYSTALS, small_potential
+from tests.engine_helpers import CRYSTALS, MOLECULES, small_potential
 from tests.mpi_helpers import mpi, needs_lammps, python
 
 pytestmark = [needs_lammps, pytest.mark.filterwarnings("ignore:head 'crystals' was trained on structures")]
@@ -209,3 +209,36 @@ def test_errors_before_the_run_reach_the_user_once(model, tmp_path):
     done = mpi(2, arguments(model, structure, ensemble="nve", steps=1, output=tmp_path / "x"), check=False)
     assert done.returncode != 0
     assert done.stderr.count("was not trained on element Xe") == 1
+
+
+def test_a_charged_periodic_cell_is_refused_as_by_ase(model, tmp_path):
+    """The head knows the charge, LAMMPS knows no reason to refuse it, and the energy has no meaning."""
+    structure = tmp_path / "x.traj"
+    write(structure, Atoms("H2", [(0, 0, 0), (0.8, 0, 0)], cell=[6, 6, 6], pbc=True))
+    more = ["-H", MOLECULES, "--charge", "1", "--spin", "2"]
+    for engine in ("lammps", "ase"):
+        command = arguments(model, structure, ensemble="nve", steps=1, output=tmp_path / "run", more=more)
+        done = mpi(1, [*command, "--engine", engine], check=False)
+        assert done.returncode != 0
+        assert "charge +1 in a periodic cell has no defined energy" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x.traj"]
+
+
+def test_threads_of_torch_are_what_they_were_when_lammps_has_ended(model, tmp_path):
+    script = tmp_path / "threads.py"
+    script.write_text(
+        "import sys\n"
+        "import torch\n"
+        "from hydrapot.lammps_plugin.external import import_lammps\n"
+        "import_lammps()\n"
+        "from mpi4py import MPI\n"
+        "from hydrapot.lammps_plugin.session import Session\n"
+        "from hydrapot.lammps_plugin.settings import Settings\n"
+        "torch.set_num_threads(2)\n"
+        f"settings = Settings(model=sys.argv[1], heads={{'{CRYSTALS}': 1.0}}, elements=('Cu',))\n"
+        "session = Session(MPI.COMM_WORLD, settings, threads=1)\n"
+        "assert torch.get_num_threads() == 1\n"
+        "session.close()\n"
+        "assert torch.get_num_threads() == 2\n"
+    )
+    mpi(1, python(script, model), cwd=tmp_path)

@@ -77,3 +77,10 @@ def test_what_the_potential_has_no_answer_for_is_a_failure(subject):
 def test_what_is_missing_is_said(subject, monkeypatch):
     monkeypatch.setitem(sys.modules, "openmm", None)
     assert "hydrapot[openmm]" in str(OpenMMEngine(subject).available())
+
+
+def test_an_openmm_without_particles_of_a_python_force_is_too_old(subject, monkeypatch):
+    import openmm
+
+    monkeypatch.setattr(openmm, "PythonForce", object)  # as an OpenMM before 8.6 has it
+    assert "too old" in str(OpenMMEngine(subject).available())

@@ -45,7 +45,8 @@ class OpenMMEngine:
             import openmm
         except ImportError:
             return "OpenMM is not installed: pip install 'hydrapot[openmm]'"
-        return None if hasattr(openmm, "PythonForce") else "OpenMM is too old: pip install 'openmm>=8.6'"
+        force = getattr(openmm, "PythonForce", None)
+        return None if hasattr(force, "setParticles") else "OpenMM is too old: pip install 'openmm>=8.6'"
 
     def evaluate(self, atoms: Atoms, *, species: Sequence[int]) -> EngineResult:  # noqa: ARG002 - OpenMM has no types
         """See :class:`~hydrapot.validation.engines.Engine`."""

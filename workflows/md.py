@@ -270,9 +270,9 @@ class _Run:
     def _advance(self, steps: int) -> None:
         with self.blocks.timed(steps):
             advance(self.integrator, steps)
-        self.recorder.step(self.atoms.get_forces(), self.atoms.get_masses())
         self.step += steps
-        self._guard(steps)
+        self._guard(steps)  # before the row that waits: its shadow energy takes these forces
+        self.recorder.step(self.atoms.get_forces(), self.atoms.get_masses())
         if self.step % self.settings.interval == 0:
             self.recorder.sample(self.atoms, self._row())
         if self.step % self.settings.checkpoint_interval == 0:

@@ -23,6 +23,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from hydrapot.calculators import HydrapotCalculator
+from hydrapot.calculators.support import check_composition
 from hydrapot.lammps_plugin.external import import_lammps
 from hydrapot.lammps_plugin.session import Session, State, dismiss, serve
 from hydrapot.lammps_plugin.settings import Model, Settings
@@ -112,6 +113,13 @@ class LammpsProcesses:
         obstacle = self.obstacle(atoms, settings)
         if obstacle is not None:
             raise ConfigurationError(f"{obstacle}: use the engine ase")
+        calculator = atoms.calc
+        assert isinstance(calculator, HydrapotCalculator)  # noqa: S101 - no obstacle
+        charge, spin = charge_and_spin(atoms)
+        # LAMMPS would say some of it inside the run, and takes a charged periodic cell without a word.
+        check_composition(
+            calculator.potential, atoms.numbers, head=calculator.head, pbc=atoms.pbc, charge=charge, spin=spin
+        )
         return Engine("lammps", self._integrator)
 
     def obstacle(self, atoms: Atoms, settings: MDSettings) -> str | None:
