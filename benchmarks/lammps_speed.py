@@ -43,8 +43,8 @@ from speed_system import system
 from hydrapot.potential.checkpoint import save
 
 HERE = Path(__file__).resolve().parent
-#: Cubic cells along an edge: 108, 864, 10,976 and 97,556 atoms.
-CELLS = (3, 6, 14, 29)
+#: Cubic cells along an edge: 108, 864, 4,000, 10,976 and 97,556 atoms.
+CELLS = (3, 6, 10, 14, 29)
 RANKS = (1, 2)
 #: Atom-steps of one measurement, and limits of its steps.
 WORK, FEWEST, MOST = 200_000, 10, 500
@@ -184,6 +184,7 @@ def main(
     head: Annotated[str, typer.Option(help="Head, with copper.")] = "mvl_snap_Cu",
     count: Annotated[int, typer.Option("--rounds")] = 3,
     largest: Annotated[int, typer.Option(help="No system with more atoms.")] = 100_000,
+    smallest: Annotated[int, typer.Option(help="No system with fewer atoms.")] = 0,
     torch_limit: Annotated[int, typer.Option(help="No system with more atoms through fix external.")] = 11_000,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON.")] = None,
 ) -> None:
@@ -195,7 +196,7 @@ def main(
             save(reference_potential(), model)
         runs: list[Run] = []
         for cells in CELLS[:1] if quick else CELLS:
-            if 4 * cells**3 <= largest:
+            if smallest <= 4 * cells**3 <= largest:
                 arguments = {"model": model, "head": chosen, "torch_limit": torch_limit}
                 runs += rounds(cells, count=1 if quick else count, **arguments)  # type: ignore[arg-type]
                 console.print(table(summarize([run for run in runs if run.atoms == 4 * cells**3])))
