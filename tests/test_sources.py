@@ -328,6 +328,23 @@ def _target(descriptor: Path) -> str:
         return ""
 
 
+@pytest.mark.parametrize(
+    ("moved", "message"), [(0.0, "at one place"), (127 * 3.7 * 2, "wrap the positions into the cell")]
+)
+def test_a_structure_without_neighbor_list_is_named(project: Path, moved: float, message: str) -> None:
+    """Among millions, and whichever way structures are counted."""
+    frames = read_extxyz(project / "data" / "copper.extxyz", cache_dir=project / "cache")
+    positions = frames.positions.copy()
+    first = frames.offsets[17]
+    positions[first + 1] = positions[first] + [moved, 0.0, 0.0]
+    frames = replace(frames, positions=positions)
+    wanted = rf"'copper', structure 17 \(hash {frames.hashes[17]}\): .*{message}"
+    with pytest.raises(DatasetError, match=wanted):
+        take_census(FramesSource(frames), cutoff=4.0, folder=None)
+    with pytest.raises(DatasetError, match=wanted):
+        prepare(frames, references=zero_references([29]), repulsion=ZBLRepulsion(cutoff=4.0), cutoff=4.0)
+
+
 def test_summaries_of_parts_add_up_and_survive_their_file(project: Path) -> None:
     frames = concatenate(
         [read_extxyz(project / "data" / f"{n}.extxyz", cache_dir=project / "cache") for n in reversed(NAMES)]

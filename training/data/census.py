@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hydrapot.training.data.compact import CompactEdges, compact_edges
+from hydrapot.training.data.compact import CompactEdges, compact_edges, naming
 from hydrapot.training.data.contents import Contents, contents_of, merged
 from hydrapot.training.data.frames import Frames
 from hydrapot.training.data.source import Source
@@ -135,7 +135,7 @@ def take_census(
 
     Raises
     ------
-    DatasetError, InvalidStructureError
+    DatasetError
         A structure cannot be read, or has no neighbor list.
     """
     bounds = [*range(0, len(source), PIECE), len(source)] if len(source) else [0]
@@ -169,7 +169,10 @@ def _count_span(
 ) -> tuple[NDArray[np.int32], Contents]:
     def read_and_count(start: int) -> tuple[NDArray[np.int32], Contents]:
         frames = source.read(np.arange(start, min(start + _READ, span[1])))
-        edges = [compact_edges(frames.structure(i), cutoff=cutoff) for i in range(len(frames))]
+        edges = []
+        for i in range(len(frames)):
+            with naming(frames, i, number=start + i):
+                edges.append(compact_edges(frames.structure(i), cutoff=cutoff))
         return count(frames, edges), contents_of(frames, first=start)
 
     tables, parts = [], []

@@ -4,16 +4,18 @@ A list costs as much to build as to store is cheap: 11 bytes an edge once sender
 integers. It is built on first use and kept; only edge *vectors*, in float64, are computed anew for every batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hydrapot.potential.errors import InvalidStructureError
 from hydrapot.potential.graph import Graph
 from hydrapot.potential.neighbors import neighbor_list
-from hydrapot.training.data.frames import Structure
+from hydrapot.training.data.frames import DatasetError, Frames, Structure
 
 
 class CompactEdges(NamedTuple):
@@ -38,9 +40,8 @@ def compact_edges(structure: Structure, *, cutoff: float) -> CompactEdges:
     receivers, senders = edges.edge_index
     s = edges.shifts
     if len(s) and np.abs(s).max() > np.iinfo(np.int8).max:
-        # Only a structure unwrapped by more than 127 cells; the reader's files hold none, and silently wrapping
-        # the integer would be wrong.
-        raise OverflowError("lattice shift does not fit into one byte: wrap the positions first")
+        # Silently wrapping the integer would be wrong.
+        raise InvalidStructureError("atoms lie more than 127 cells apart: wrap the positions into the cell first")
     forward = np.lexsort((s[:, 2], s[:, 1], s[:, 0], senders, receivers))
     backward = np.lexsort((-s[:, 2], -s[:, 1], -s[:, 0], receivers, senders))
     reverse = np.empty(len(senders), dtype=np.int32)
@@ -51,6 +52,21 @@ def compact_edges(structure: Structure, *, cutoff: float) -> CompactEdges:
         s.astype(np.int8),
         reverse,
     )
+
+
+@contextmanager
+def naming(frames: Frames, i: int, *, number: int) -> Iterator[None]:
+    """Say which structure has no neighbor list: the `i`-th of `frames`, which is `number` of those that are read.
+
+    Raises
+    ------
+    DatasetError
+        In the place of InvalidStructureError. The hash is that of the split manifest, whatever is numbered how.
+    """
+    try:
+        yield
+    except InvalidStructureError as error:
+        raise DatasetError(f"dataset {frames.name!r}, structure {number} (hash {frames.hashes[i]}): {error}") from error
 
 
 class Ragged(NamedTuple):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hydrapot.potential.graph import Graph
 from hydrapot.potential.references import ReferenceEnergies
 from hydrapot.training.data.census import Census, count
-from hydrapot.training.data.compact import CompactEdges, assemble
+from hydrapot.training.data.compact import CompactEdges, assemble, naming
 from hydrapot.training.data.contents import contents_of
 from hydrapot.training.data.frames import Frames, Structure
 from hydrapot.training.data.labels import PairRepulsion, interaction_labels
@@ -218,12 +218,20 @@ def prepare(
         Memory for neighbor lists that are kept; without a limit if not given.
     progress
         Called with the number of structures finished since the last call.
+
+    Raises
+    ------
+    DatasetError
+        Names a structure without a neighbor list.
     """
     lists = Neighborhoods(cutoff=cutoff, budget=budget or Budget(float("inf")))
     tables, parts = [], []
     for start in range(0, len(frames), _CHUNK):
         some = frames.subset(np.arange(start, min(start + _CHUNK, len(frames))))
-        edges = [lists.get(start + k, some.structure(k)) for k in range(len(some))]
+        edges = []
+        for k in range(len(some)):
+            with naming(some, k, number=start + k):
+                edges.append(lists.get(start + k, some.structure(k)))
         tables.append(count(some, edges))
         parts.append(interaction_labels(some, edges, references=references, repulsion=repulsion))
         if progress is not None:
