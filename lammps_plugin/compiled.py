@@ -85,7 +85,7 @@ class CompiledForces:
         ConfigurationError
             Units or newton setting.
         """
-        check_engine(self.lmp)
+        check_engine(self.lmp, charge=self.model.settings.charge)
         settings = self.model.settings
         if self.comm.rank == 0:
             types = int(self.lmp.extract_setting("ntypes"))

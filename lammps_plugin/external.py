@@ -106,7 +106,7 @@ class ExternalForces:
         ConfigurationError
             Units, newton setting, or elements that do not fit the atom types.
         """
-        check_engine(self.lmp)
+        check_engine(self.lmp, charge=self.model.settings.charge)
         types = int(self.lmp.extract_setting("ntypes"))
         if len(self.model.settings.elements) != types:
             raise ConfigurationError(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hydrapot.lammps_plugin.errors import SharedError
 from hydrapot.lammps_plugin.halo import TagHalo
-from hydrapot.potential.errors import ConfigurationError, SimulationError
+from hydrapot.potential.errors import ConfigurationError, SimulationError, UnsupportedChargeError
 from hydrapot.potential.neighbors import neighbor_list
 
 logger = logging.getLogger(__name__)
@@ -47,18 +47,27 @@ def _traceback(error: BaseException) -> BaseException | None:
     return None if isinstance(error, HydrapotError) else error
 
 
-def check_engine(lmp: Any) -> None:
-    """Refuse settings of LAMMPS under which energies would have other units or forces would lack a part.
+def check_engine(lmp: Any, *, charge: int = 0) -> None:
+    """Refuse settings of LAMMPS under which energies would have other units or no meaning, or forces would lack a part.
+
+    Parameters
+    ----------
+    charge
+        e, of the whole system.
 
     Raises
     ------
-    ConfigurationError
+    ConfigurationError, UnsupportedChargeError
     """
     units = lmp.extract_global("units")
     if units != "metal":
         raise ConfigurationError(f"the potential works in eV and Å: the input deck needs `units metal`, not {units}")
     if not lmp.extract_setting("newton_pair"):
         raise ConfigurationError("forces on ghost atoms are added to their owners only with `newton on`")
+    if charge != 0 and any(lmp.extract_box()[5]):
+        raise UnsupportedChargeError(
+            f"charge {charge:+d} in a periodic box has no defined energy: use charge 0, or a `boundary` without `p`"
+        )
 
 
 def check_neighbors(

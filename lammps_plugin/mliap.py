@@ -190,7 +190,7 @@ class HydrapotMLIAP:
     def _check_engine(self, lmp: Any, arrays: Arrays, *, recomputed: bool) -> None:
         """What only the library interface tells."""
         comm = _demand_same(lmp, arrays)
-        check_engine(lmp)
+        check_engine(lmp, charge=self.model.settings.charge)
         if arrays.device.type != "cpu" or recomputed:
             return
         positions = lmp.numpy.extract_atom("x", nelem=arrays.n_total) if arrays.n_total else np.zeros((0, 3))

@@ -91,6 +91,10 @@ def test_blended_heads_and_what_the_command_line_puts_in_place(tmp_path):
 REFUSALS = {
     "units": (("units metal", "units real"), "needs `units metal`, not real"),
     "newton": (("boundary", "newton off\nboundary"), "newton on"),
+    "charge in a periodic box": (
+        ("pair_style hydrapot", "pair_style hydrapot charge 1"),
+        "charge +1 in a periodic box",
+    ),
     "too few elements": (("a Na Cl", "a Na"), "2 atom types, but 1 elements"),
     "not an element": (("a Na Cl", "a Na Xx"), "'Xx' is not the symbol of an element"),
     "element that the head does not know": (("a Na Cl", "a Na Xe"), "not trained on element Xe"),
