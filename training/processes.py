@@ -6,8 +6,9 @@ killed breaks the connections of the others. Exactly one process then tells the 
 
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -21,7 +22,9 @@ from hydrapot.training.launch import Launch
 
 DeviceKind = Literal["auto", "cpu", "cuda", "xpu"]
 
-_FAILURE = "hydrapot/failure"
+_FAILURE, _HEARD = "hydrapot/failure", "hydrapot/heard"
+#: Seconds that process 0, with which the store goes, waits at most for the others to find out who speaks.
+_PATIENCE = 5.0
 #: Begins a note on the error that the user is told.
 _SPOKESMAN = "raised by process"
 #: Communication libraries by device; RCCL answers to NCCL's name.
@@ -93,6 +96,7 @@ def joined(launch: Launch, *, device: DeviceKind = "auto", timeout_minutes: floa
     timeout = timedelta(minutes=timeout_minutes)
     store = _meet(launch, timeout=timeout)
     processes = Processes(launch, place, PrefixStore("words", store))
+    spoken = False
     try:
         dist.init_process_group(
             _BACKENDS[place.type], store=store, rank=launch.rank, world_size=launch.world, timeout=timeout
@@ -102,10 +106,13 @@ def joined(launch: Launch, *, device: DeviceKind = "auto", timeout_minutes: floa
         dist.barrier()
     except BaseException as error:
         _leave_word(processes, error)
+        spoken = is_spokesman(error)
         raise
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+        if spoken and launch.main:
+            _wait_until_heard(processes)
 
 
 def find_device(launch: Launch, wanted: DeviceKind) -> torch.device:
@@ -200,6 +207,8 @@ def _leave_word(processes: Processes, error: BaseException) -> None:
         # The store went with process 0; of the others the next one speaks.
         first = "1"
     if first != mine:
+        with suppress(RuntimeError):  # process 0 had no more patience
+            processes.store.add(_HEARD, 1)
         raise SilentError(f"process {first} of the run failed") from error
     note = f"{_SPOKESMAN} {processes.rank} of {processes.world} processes"
     if broken:
@@ -210,6 +219,15 @@ def _leave_word(processes: Processes, error: BaseException) -> None:
         found.add_note(note)
         raise found from error
     error.add_note(note)
+
+
+def _wait_until_heard(processes: Processes) -> None:
+    """Let the others, whose connections have just broken, find the word that this process has left."""
+    assert processes.store is not None  # noqa: S101 (several processes have one)
+    end = time.monotonic() + _PATIENCE
+    with suppress(RuntimeError):  # a launcher's store may end before us
+        while processes.store.add(_HEARD, 0) < processes.world - 1 and time.monotonic() < end:
+            time.sleep(0.05)
 
 
 def is_spokesman(error: BaseException) -> bool:
