@@ -290,6 +290,28 @@ def test_cp2k(cp2k_run):
     assert read_all(cp2k_run, start=2)[0].frames.has_forces.tolist() == [True]
 
 
+def test_a_restarted_cp2k_run_repeats_steps(tmp_path):
+    """Positions, forces and cells of one step belong together; those that come a second time are left out and reported."""
+    steps, again = (0, 10, 20, 30), (20, 30, 40)
+    for name, value in (("md-pos-1.xyz", 1.5), ("md-frc-1.xyz", 0.01)):
+        text = "".join(cp2k_frames((0.0, value * (1 + s)), steps=(s,)) for s in steps)
+        text += "".join(cp2k_frames((0.0, value * (2 + s)), steps=(s,)) for s in again)
+        (tmp_path / name).write_text(text)
+    cells = [(s, 9.0) for s in steps] + [(s, 11.0) for s in again]
+    lines = [f"{s} {s / 2} 8.0 0 0  0 {b} 0  0 0 10.0  720.0\n" for s, b in cells]
+    (tmp_path / "md-1.cell").write_text("#   Step   Time [fs]       Ax [Angstrom]\n" + "".join(lines))
+    for start in (0, 3, 5):
+        chunk = (
+            only_chunk(tmp_path / "md-pos-1.xyz") if not start else read_all(tmp_path / "md-pos-1.xyz", start=start)[0]
+        )
+        first = {0: 0, 3: 3, 5: 4}[start]
+        expected = np.array([0, 10, 20, 30, 41])[first:]
+        np.testing.assert_allclose(chunk.frames.positions[1::2, 0], 1.5 * (1 + expected))
+        np.testing.assert_allclose(chunk.frames.forces[1::2, 0], 0.01 * HARTREE_PER_BOHR * (1 + expected), rtol=1e-6)
+        assert chunk.frames.cells[:, 1, 1].tolist() == [9.0, 9.0, 9.0, 9.0, 11.0][first:]
+        assert [reject.where for reject in chunk.rejects] == ["step 20", "step 30"][start == 5 :]
+
+
 def test_cp2k_does_not_guess_the_cell(cp2k_run):
     (cp2k_run.parent / "md-1.cell").unlink()
     (cp2k_run.parent / "md-1.stress").unlink()

@@ -3,7 +3,8 @@
 As CP2K names and prints them by default: positions in Å with the energy in hartree in the comment line (``i = 3, time = 1.5,
 E = -17.16``), ``PROJECT-frc-1.xyz`` with forces in hartree/bohr, ``PROJECT-1.cell`` with the vectors in Å, and
 ``PROJECT-1.stress`` in bar, positive under compression (the opposite of ASE's sign, as ASE's CP2K calculator has it).
-Frames are matched by the number of the step.
+Frames are matched by the number of the step. A restarted run goes back to its last restart file and appends: what it repeats
+is left out, in all files alike.
 
 The trajectory does not tell the cell: without a ``.cell`` file it has to be given (`ReaderOptions` has no guess to offer).
 """
@@ -53,12 +54,17 @@ def read(path: Path, *, start: int, options: ReaderOptions) -> Iterator[Record |
         following = _steps(forces) if forces.exists() else iter(())
         stack.callback(getattr(following, "close", lambda: None))
         force = next(following, None)
+        last = -1
         for position, step in enumerate(_steps(path), start=1):
+            repeated, last = step.number <= last, max(step.number, last)
             while force is not None and force.number < step.number:
                 force = next(following, None)
             if position <= start:
                 continue
             where = f"step {step.number}"
+            if repeated:
+                yield Reject(where, "repeated step", f"a restarted run wrote it again, after step {last}", position)
+                continue
             try:
                 cell = options.cell if cells is None else cells.get(step.number)
                 if cell is None:
@@ -85,6 +91,8 @@ def _steps(path: Path) -> Iterator[_Step]:
         if comment is None:
             raise DatasetError(f"{path}, frame {frame}: no 'i = …, E = …' in the comment: not a trajectory of CP2K")
         fields = [line.split() for line in lines[2:]]
+        if not all(fields):
+            raise DatasetError(f"{path}, frame {frame}: an empty line among the atoms: fetch the file again")
         try:
             values = np.array([row[1:4] for row in fields], np.float64)
             energy = float(comment[2].replace("D", "E").replace("d", "e"))
@@ -108,7 +116,7 @@ def _table(path: Path, unit: str) -> dict[int, list[float]] | None:
                 continue
             fields = line.split()
             try:
-                found[int(fields[0])] = [float(field) for field in fields[2:11]]
+                found.setdefault(int(fields[0]), [float(field) for field in fields[2:11]])
             except (IndexError, ValueError):
                 raise DatasetError(f"{path}, line {n}: no step, time and nine numbers") from None
             if len(fields) < 11:
