@@ -386,6 +386,22 @@ def test_a_jump_of_the_conserved_energy_stops_the_run():
         guards.check(atoms, temperature=300, conserved=None)
 
 
+@pytest.mark.parametrize("frames", ["pdb", "cif"])
+def test_frames_that_cannot_be_written_leave_an_earlier_run_alone(frames, tmp_path, monkeypatch):
+    pytest.importorskip("openmm")
+    earlier = tmp_path / "run.csv"
+    earlier.write_text("earlier")
+    settings = MDSettings(ensemble="nve", steps=1)
+    mirrored = crystal(EMT())
+    mirrored.set_cell(mirrored.cell[[1, 0, 2]])
+    with pytest.raises(InvalidStructureError, match="left-handed"):
+        md(mirrored, settings, output=tmp_path / "run", frames=frames, overwrite=True)
+    monkeypatch.setitem(sys.modules, "openmm.app", None)
+    with pytest.raises(ConfigurationError, match="takes OpenMM"):
+        md(crystal(EMT()), settings, output=tmp_path / "run", frames=frames, overwrite=True)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("run.csv", "earlier")]
+
+
 def test_forces_after_a_collision_do_not_spoil_the_table(tmp_path):
     """The shadow energy of the last good row would need the forces of the step that a guard refused."""
 

@@ -89,6 +89,32 @@ def read_biomolecule(path: Path, *, index: int = -1) -> Atoms:
     return atoms
 
 
+def check_writable(atoms: Atoms, suffix: str) -> None:
+    """Raise for what :class:`BiomoleculeWriter` would refuse, before a file is touched; nothing for other formats.
+
+    Parameters
+    ----------
+    suffix
+        Of the file, with its dot.
+
+    Raises
+    ------
+    ConfigurationError
+        OpenMM is not installed.
+    InvalidStructureError
+        A left-handed cell.
+    """
+    if suffix not in PDB_SUFFIXES | MMCIF_SUFFIXES:
+        return
+    _demand_openmm(suffix)
+    topology_of(atoms)
+
+
+def _demand_openmm(suffix: str) -> None:
+    if not has_openmm():
+        raise ConfigurationError(f"writing {suffix} files takes OpenMM: pip install 'hydrapot[openmm]'")
+
+
 class BiomoleculeWriter:
     """Models appended to a PDB or mmCIF file.
 
@@ -106,8 +132,7 @@ class BiomoleculeWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        if not has_openmm():
-            raise ConfigurationError(f"writing {path.suffix} files takes OpenMM: pip install 'hydrapot[openmm]'")
+        _demand_openmm(path.suffix)
         from openmm import app
 
         self.path = path

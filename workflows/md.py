@@ -13,6 +13,7 @@ from ase import Atoms, units
 
 from hydrapot.potential.errors import ConfigurationError, InvalidStructureError, SimulationError
 from hydrapot.workflows import record
+from hydrapot.workflows.biomolecules import check_writable
 from hydrapot.workflows.blocks import Blocks
 from hydrapot.workflows.dynamics import (
     Engine,
@@ -112,6 +113,7 @@ def md(
     _check(atoms, settings)
     outputs, restart = None, None
     if output is not None:
+        check_writable(atoms, f".{frames}")
         suffixes = (f".{frames}", ".csv", ".json", ".png", _RESTART)
         outputs = Outputs(output, suffixes, overwrite=overwrite, resume=resume)
         restart = _find_restart(outputs) if resume else None
