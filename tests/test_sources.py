@@ -236,6 +236,23 @@ def test_a_store_that_is_not_divided_is_refused_unless_a_manifest_divides_it(pro
         assert_same(setup.training[name].sample.frames, expected.training[name].sample.frames)
 
 
+@pytest.mark.parametrize("structures", ["memory", "file"])
+def test_reference_atoms_are_not_trained_on(project: Path, tmp_path: Path, structures: str) -> None:
+    """A store that was divided by hand says which they are, by its split `isolated`; among the others they are refused."""
+    for name in NAMES:
+        frames = read_extxyz(project / "data" / f"{name}.extxyz", cache_dir=project / "cache")
+        marked = frames.subset([0, 1])
+        if name == NAMES[1]:
+            marked = replace(marked, isolated=np.array([False, True]))
+        with StoreWriter(tmp_path / f"{name}.store", name=name, attributes=ATTRIBUTES) as writer:
+            writer.append(frames.subset(np.arange(2, len(frames))), split="train")
+            writer.append(marked, split="train")
+            writer.append(frames.subset([0]), split="validation")
+    config = load_config(project / "stores.yaml", overrides={"data.structures": structures})
+    with pytest.raises(ConfigurationError, match=r"molecules, structure \d+: an isolated .* split 'isolated'"):
+        set_up(config, data=tmp_path, manifest_path=tmp_path / "none.json")
+
+
 def test_datasets_may_lie_in_folders_within_the_data_directory(project: Path, tmp_path: Path) -> None:
     """Heads are called like the files, wherever these lie and however they are compressed."""
     config = load_config(project / "stores.yaml")

@@ -26,7 +26,7 @@ from hydrapot.training.data.prepared import PreparedDataset, Scales, StreamedDat
 from hydrapot.training.data.references import make_references
 from hydrapot.training.data.source import concatenate, read_all
 from hydrapot.training.data.store import Store, is_store
-from hydrapot.training.datasets import OpenedDataset, check_present, open_datasets
+from hydrapot.training.datasets import ISOLATED, OpenedDataset, check_present, open_datasets
 from hydrapot.training.initialize import fit_readout
 
 logger = logging.getLogger(__name__)
@@ -121,6 +121,7 @@ def set_up(
         censuses[d.name] = dataset.census(cutoff=config.model.cutoff, workers=config.data.workers, share=share)
         contents[d.name] = dataset.contents(censuses[d.name])
         _check(d.name, contents[d.name], conditioned=config.model.charge_spin)
+        _check_isolated(d.name, contents[d.name])
         held_out[d.name] = dataset.held_out(size=config.data.validation)
         held = contents_of(held_out[d.name])
         _check_charges(d.name, held, conditioned=config.model.charge_spin)
@@ -225,6 +226,15 @@ def _check(name: str, contents: Contents, *, conditioned: bool) -> None:
     if not contents.energies:
         raise ConfigurationError(f"dataset {name} holds no structure with an energy: reference energies need some")
     _check_charges(name, contents, conditioned=conditioned)
+
+
+def _check_isolated(name: str, training: Contents) -> None:
+    """Raise where reference atoms are trained on; only a store that was divided by hand has them there."""
+    if training.isolated is not None:
+        raise ConfigurationError(
+            f"dataset {name}, structure {training.isolated}: an isolated reference atom among the structures to train on:"
+            f" write those into the split {ISOLATED!r} of the store"
+        )
 
 
 def _check_charges(name: str, contents: Contents, *, conditioned: bool) -> None:

@@ -32,7 +32,7 @@ _READ = 1_024
 #: Columns: atoms, largest number of neighbors, directed edges, labelled energies (0 or 1), atoms with forces, labelled
 #: stresses (0 or 1).
 COLUMNS = 6
-_VERSION = 1
+_VERSION = 2
 
 
 class Column:

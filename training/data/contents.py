@@ -37,6 +37,8 @@ class Contents:
         Charge and spin multiplicity (0 where it is not given).
     charged_cell
         First charged structure with a periodic direction, if there is one.
+    isolated
+        First structure that is marked as an isolated reference atom, if there is one.
     pressure
         GPa, lowest and highest of the labelled stresses.
     strata
@@ -51,6 +53,7 @@ class Contents:
     periodicity: set[str] = field(default_factory=set)
     charge_spin: set[tuple[int, int]] = field(default_factory=set)
     charged_cell: int | None = None
+    isolated: int | None = None
     pressure: tuple[float, float] | None = None
     strata: list[str] = field(default_factory=list)
 
@@ -74,6 +77,7 @@ class Contents:
             periodicity=set(d["periodicity"]),
             charge_spin={(int(q), int(s)) for q, s in d["charge_spin"]},
             charged_cell=None if d["charged_cell"] is None else int(d["charged_cell"]),
+            isolated=None if d["isolated"] is None else int(d["isolated"]),
             pressure=None if d["pressure"] is None else (float(d["pressure"][0]), float(d["pressure"][1])),
             strata=[str(name) for name in d["strata"]],
         )
@@ -87,6 +91,7 @@ def contents_of(frames: Frames, *, first: int = 0) -> Contents:
     stress = frames.stress[frames.has_stress]
     pressure = -np.trace(stress, axis1=1, axis2=2) / 3.0 / GPa
     charged = np.flatnonzero((frames.charge != 0) & frames.pbc.any(axis=1))
+    isolated = np.flatnonzero(frames.isolated)
     pairs = np.unique(np.stack([frames.charge, frames.spin], axis=1), axis=0)
     return Contents(
         structures=len(frames),
@@ -97,6 +102,7 @@ def contents_of(frames: Frames, *, first: int = 0) -> Contents:
         periodicity={"".join("T" if p else "F" for p in row) for row in np.unique(frames.pbc, axis=0).tolist()},
         charge_spin={(int(q), int(s)) for q, s in pairs.tolist()},
         charged_cell=first + int(charged[0]) if len(charged) else None,
+        isolated=first + int(isolated[0]) if len(isolated) else None,
         pressure=(float(pressure.min()), float(pressure.max())) if len(pressure) else None,
         strata=_strata(frames, compositions),
     )
@@ -126,6 +132,8 @@ def merged(parts: Iterable[Contents]) -> Contents:
         total.strata = list(dict.fromkeys(total.strata + part.strata))[:STRATA]
         if total.charged_cell is None:
             total.charged_cell = part.charged_cell
+        if total.isolated is None:
+            total.isolated = part.isolated
         ranges = [p for p in (total.pressure, part.pressure) if p is not None]
         if ranges:
             total.pressure = (min(p[0] for p in ranges), max(p[1] for p in ranges))
