@@ -169,6 +169,16 @@ def test_missing_and_empty_files(read, tmp_path):
         read("")
 
 
+@pytest.mark.parametrize(
+    ("key", "meant"), [("total_charge", "charge"), ("total_spin", "spin"), ("multiplicity", "spin")]
+)
+def test_charges_under_other_names_are_not_dropped(read, key, meant):
+    """As MACE and others call them: an ion that is read as a neutral molecule is learned wrong without a word."""
+    with pytest.raises(DatasetError, match=f"frame 0: unknown label '{key}'; call it '{meant}'"):
+        read(frame(f"energy=-1 {key}=1"))
+    assert len(read(frame(f"energy=-1 {key}=1 {meant}=1"))) == 1
+
+
 def test_second_read_does_not_parse(read, monkeypatch):
     first = read(frame(f"{LATTICE} energy=-1.5 spin=2 group=md"))
     monkeypatch.setattr(extxyz, "_parse", None)

@@ -26,6 +26,14 @@ KNOWN_UNITS = {"ev", "ev/a", "ev/å", "ev/ang", "ev/angstrom", "a", "å", "ang",
 # ASE keeps exactly these apart; any other spelling would drop the labels without a word.
 LABEL_KEYS = {"energy", "forces", "stress"}
 HARMLESS_KEYS = {"free_energy", "energies", "stresses"}
+OTHER_CHARGES = {
+    "total_charge": "charge",
+    "net_charge": "charge",
+    "total_spin": "spin",
+    "multiplicity": "spin",
+    "spin_multiplicity": "spin",
+}
+"""Names that other programs give to what is called charge and spin here: without a word, an ion would be neutral."""
 LABEL_LIKE = re.compile(r"energ|force|stress|virial", re.IGNORECASE)
 
 
@@ -221,6 +229,12 @@ def misfit(keys: Sequence[str], info: dict[str, Any]) -> tuple[str, str] | None:
                 return "unknown units", f"{key}={info.get(key)}; convert to eV, Å and eV/Å³ first"
         elif LABEL_LIKE.search(key) and key not in LABEL_KEYS | HARMLESS_KEYS:
             return "unknown label", f"unknown label {key!r}; labels are called energy, forces and stress"
+        elif key.lower() in OTHER_CHARGES and OTHER_CHARGES[key.lower()] not in info:
+            meant = OTHER_CHARGES[key.lower()]
+            return (
+                "unknown label",
+                f"unknown label {key!r}; call it {meant!r}: total charge in e, and multiplicity 2S+1",
+            )
     return None
 
 
