@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ase import Atoms
 from ase.data import atomic_numbers
 from speed_protocol import serve, timed
 from training_batch import (
@@ -28,6 +29,7 @@ from hydrapot.potential.metadata import CheckpointInfo, HeadInfo, LevelOfTheory,
 from hydrapot.potential.model import Potential
 from hydrapot.potential.references import zero_references
 from hydrapot.training.averaging import MovingAverage
+from hydrapot.training.gradients import accumulate
 from hydrapot.training.objective import ObjectiveConfig, Targets
 from hydrapot.training.step import Batch, CompiledStep, EagerStep
 
@@ -62,27 +64,16 @@ class HydrapotTraining:
         }
 
     def prepare(self, name: str, n_cells: int) -> dict[str, Any]:  # noqa: ARG002 - one batch only
-        """Build the batch."""
+        """Build the batch, in parts as the sampler packs it: structures of like numbers of neighbors together."""
         atoms = structures()
-        graph = collate([build_graph(a, cutoff=CUTOFF) for a in atoms], cutoff=CUTOFF)
-        one = torch.ones(len(atoms), dtype=torch.float64)
-        count = torch.tensor([float(len(a)) for a in atoms], dtype=torch.float64)
-        targets = Targets(
-            energy=torch.tensor([a.info["E"] for a in atoms], dtype=torch.float64),
-            forces=torch.from_numpy(np.concatenate([a.arrays["F"] for a in atoms])),
-            strain_gradient=torch.zeros(len(atoms), 3, 3, dtype=torch.float64),
-            energy_weight=one,
-            force_weight=torch.ones(graph.n_atoms, dtype=torch.float64),
-            strain_weight=0.0 * one,
-            energy_scale=one,
-            force_scale=one,
-            strain_scale=one,
-            atoms=count,
-            normalizers=torch.tensor([len(atoms), graph.n_atoms, 0.0], dtype=torch.float64),
-            noise=torch.zeros(len(atoms), 3, dtype=torch.float64),
-        )
-        self.batch = Batch(graph, torch.zeros(len(atoms), dtype=torch.int64), targets)
-        return {"atoms": graph.n_atoms, "edges": int(graph.edge_mask.sum())}
+        by_kind: dict[str, list[Atoms]] = {}
+        for a in atoms:
+            by_kind.setdefault(a.get_chemical_formula(empirical=True), []).append(a)
+        # Of the whole batch, so that the gradients of the parts add up to its gradient.
+        normalizers = torch.tensor([len(atoms), sum(map(len, atoms)), 0.0], dtype=torch.float64)
+        self.parts = [_part(some, normalizers) for some in by_kind.values()]
+        edges = sum(int(part.graph.edge_mask.sum()) for part in self.parts)
+        return {"atoms": sum(map(len, atoms)), "edges": edges}
 
     def set_threads(self, threads: int) -> None:
         """Threads of torch."""
@@ -92,7 +83,7 @@ class HydrapotTraining:
         """Seconds of one optimizer step."""
 
         def step() -> None:
-            _, gradients = self.gradients(self.batch)
+            _, gradients = accumulate(self.gradients, self.parts, like=self.parameters)
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
                 parameter.grad = gradient
             torch.nn.utils.clip_grad_norm_(self.parameters, GRADIENT_CLIP)
@@ -104,6 +95,26 @@ class HydrapotTraining:
     def neighbor_list(self) -> float:
         """Not timed here."""
         raise NotImplementedError
+
+
+def _part(atoms: list[Atoms], normalizers: torch.Tensor) -> Batch:
+    graph = collate([build_graph(a, cutoff=CUTOFF) for a in atoms], cutoff=CUTOFF)
+    one = torch.ones(len(atoms), dtype=torch.float64)
+    targets = Targets(
+        energy=torch.tensor([a.info["E"] for a in atoms], dtype=torch.float64),
+        forces=torch.from_numpy(np.concatenate([a.arrays["F"] for a in atoms])),
+        strain_gradient=torch.zeros(len(atoms), 3, 3, dtype=torch.float64),
+        energy_weight=one,
+        force_weight=torch.ones(graph.n_atoms, dtype=torch.float64),
+        strain_weight=0.0 * one,
+        energy_scale=one,
+        force_scale=one,
+        strain_scale=one,
+        atoms=torch.tensor([float(len(a)) for a in atoms], dtype=torch.float64),
+        normalizers=normalizers,
+        noise=torch.zeros(len(atoms), 3, dtype=torch.float64),
+    )
+    return Batch(graph, torch.zeros(len(atoms), dtype=torch.int64), targets)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
     python benchmarks/training_speed.py            # about five minutes; the first time the peers are installed
     python benchmarks/training_speed.py --no-peers # hydrapot eager and compiled only
 
+hydrapot takes the batch as its sampler packs it, in parts of like numbers of neighbors, whose gradients add up to the
+batch's.
 hydrapot and SchNetPack: PaiNN, 64 channels × 3 layers, 20 radial functions. MACE: 2 interactions, 64 scalar channels,
 correlation 3 (another architecture; its step is what one of its users pays). float32, energy and force loss, one thread and two.
 Every model has a process, and they take turns within each round. The median over rounds is reported, and ratios by round.
