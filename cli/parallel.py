@@ -34,8 +34,10 @@ def ending_together(launch: "Launch") -> Iterator[None]:
         logging.getLogger("hydrapot").setLevel(logging.ERROR)
     try:
         yield
-    except SilentError:
-        code = STOPPED
+    except SilentError as error:
+        # Wrong input is found by all processes at once: each ends with the code of what it has found itself.
+        own = None if error.__cause__ is None else explain(error.__cause__)
+        code = STOPPED if own is None else own[0]
     except Exception as error:
         if "--debug" in sys.argv:
             raise
