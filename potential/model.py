@@ -8,7 +8,7 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor, nn
 
-from hydrapot.potential.backbones.painn import NO_EXCHANGE, DenseMessageSum, Exchange, MessageSum, PaiNN
+from hydrapot.potential.backbones.painn import NO_EXCHANGE, DenseMessageSum, Exchange, MessageSums, PaiNN
 from hydrapot.potential.conditioning import ChargeSpinConditioning, NoConditioning, check_range
 from hydrapot.potential.errors import UnknownElementError, UnknownHeadError, UnsupportedChargeError
 from hydrapot.potential.graph import SPIN_ABSENT, Graph
@@ -146,14 +146,14 @@ class Potential(nn.Module):
             check_range(charge, spin)
 
     def features(
-        self, graph: Graph, *, message_sum: type[MessageSum] = DenseMessageSum, exchange: Exchange = NO_EXCHANGE
+        self, graph: Graph, *, message_sum: MessageSums = DenseMessageSum, exchange: Exchange = NO_EXCHANGE
     ) -> tuple[Tensor, Tensor]:
         """Node features ``(N, F)``, and those of each atom kind without neighbors ``(K, F)``."""
         kinds = self.encoder.embed(graph.kinds, self.conditioning(graph.kinds))
         features: Tensor = self.encoder(kinds, graph, message_sum=message_sum, exchange=exchange)
         return features, self.encoder.without_neighbors(kinds)
 
-    def network_energies(self, graph: Graph, *, head: str, message_sum: type[MessageSum] = DenseMessageSum) -> Tensor:
+    def network_energies(self, graph: Graph, *, head: str, message_sum: MessageSums = DenseMessageSum) -> Tensor:
         """The learned part of the interaction energy per atom, ``(N,)`` eV, float64.
 
         The default for `message_sum` is differentiable any number of times, also with respect to the weights; that of

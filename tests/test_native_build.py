@@ -19,7 +19,10 @@ from tests.potential_helpers import tiny_potential
 
 ROOT = Path(__file__).resolve().parent.parent
 SETUP = runpy.run_path(str(ROOT / "setup.py"), run_name="not main")
-HEADER = (ROOT / "potential/native/include/hydrapot.h").read_text(encoding="utf-8")
+HEADER = "".join(
+    (ROOT / "potential/native/include" / name).read_text(encoding="utf-8")
+    for name in ("hydrapot.h", "hydrapot_messages.h")
+)
 
 
 @pytest.fixture
@@ -92,9 +95,12 @@ def test_the_binding_is_for_the_version_of_the_header():
         (binding.Options, "options"),
         (binding.Input, "input"),
         (binding.Output, "output"),
+        (binding.MessagesOptions, "messages_options"),
+        (binding.MessagesArrays, "messages_arrays"),
     ):
         body = re.search(rf"typedef struct \{{([^}}]*)\}} hydrapot_{name};", HEADER)[1]
         body = re.sub(r"/\*.*?\*/", "", body, flags=re.DOTALL)
+        body = re.sub(r"void \(\*(\w+)\)\([^;]*;", r"void* \1;", body)  # a pointer to a function
         names = [n for line in body.split(";") for n in re.findall(r"(\w+)\s*(?:,|$)", line.strip())]
         assert names == [field[0] for field in structure._fields_], name
 

@@ -11,6 +11,7 @@ from hydrapot.potential.metadata import LevelOfTheory, ModelConfig
 from hydrapot.training.balancing import BalancingConfig
 from hydrapot.training.emphasis import Noise, Ramp, TargetWeights
 from hydrapot.training.layout import LayoutConfig
+from hydrapot.training.messages import Backend
 from hydrapot.training.meter import TelemetryConfig
 from hydrapot.training.objective import ObjectiveConfig
 from hydrapot.training.precision import Precision
@@ -152,6 +153,11 @@ class RunConfig(_Section):
     steps: int = Field(default=20_000, ge=1, description="Optimizer steps.")
     seed: int = Field(default=0, description="Of the initial weights and of the order of the data.")
     compile: bool = Field(default=True, description="Compile the training step (about a minute, then 3–4 × faster).")
+    backend: Backend = Field(
+        default="auto",
+        description="Code of the sums over neighbors: native (C++, on CPUs: several times faster and small in memory), torch, or"
+        " auto: native where it can be used.",
+    )
     precision: Precision = Field(
         default="float32",
         description="Of the network: float64, float32, tf32 (matrix products on NVIDIA GPUs) or bfloat16 (matrix products);"

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hydrapot.potential.backbones.painn import MessageSums
 from hydrapot.training.config import TrainConfig
 from hydrapot.training.data.prepared import PreparedDataset, Scales, make_batch
 from hydrapot.training.data.sampler import BalancedSampler
@@ -28,13 +29,15 @@ class Evaluation:
         The run.
     layout
         What this process holds.
+    message_sum
+        Code of the sums over neighbors.
     """
 
-    def __init__(self, setup: Setup, config: TrainConfig, layout: Layout) -> None:
+    def __init__(self, setup: Setup, config: TrainConfig, layout: Layout, *, message_sum: MessageSums) -> None:
         self.layout, self.cutoff = layout, config.model.cutoff
         self.datasets = {name: data for name, data in setup.validation.items() if len(data)}
         self.scales = setup.scales
-        self.predictor = Predictor(layout.potential, compiled=config.run.compile)
+        self.predictor = Predictor(layout.potential, compiled=config.run.compile, message_sum=message_sum)
         self.batches = {name: _batches(data, config) for name, data in self.datasets.items()}
         #: Errors of the mean predictor, which do not change during a run.
         self.baselines = {name: baseline(setup.training[name], data) for name, data in self.datasets.items()}

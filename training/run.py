@@ -27,6 +27,7 @@ from hydrapot.training.launch import Launch, find_launch
 from hydrapot.training.layout import Layout, branch_numbers
 from hydrapot.training.layouts import check_layout, make_layout
 from hydrapot.training.loop import Loop
+from hydrapot.training.messages import training_message_sum
 from hydrapot.training.meter import Meter
 from hydrapot.training.metrics import Metrics
 from hydrapot.training.output import ModelFile
@@ -183,7 +184,9 @@ def _run(
     own = sampler.part(processes.rank, processes.world)
     model_file = ModelFile(setup.potential, config, out=out)
     layout = make_layout(config.layout, setup.potential, processes=processes, sampler=sampler)
-    step: Step = (CompiledStep if config.run.compile else EagerStep)(layout.potential, config=config.objective)
+    sums = training_message_sum(layout.potential, backend=config.run.backend)
+    step_kind = CompiledStep if config.run.compile else EagerStep
+    step: Step = step_kind(layout.potential, config=config.objective, message_sum=sums)
     if config.run.precision == "bfloat16":
         step = AutocastStep(step, device_type=processes.device.type)
     rule = make_rule(config.balancing, step, heads=setup.potential.heads, layout=layout, seed=config.run.seed)
@@ -195,7 +198,7 @@ def _run(
         config,
         progress=progress,
         layout=layout,
-        evaluation=Evaluation(setup, config, layout),
+        evaluation=Evaluation(setup, config, layout, message_sum=sums),
         model_file=model_file,
         observer=observer,
         out=out,

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from hydrapot.potential.backbones.painn import DenseMessageSum, MessageSums
 from hydrapot.potential.derivatives import forces_from_edge_gradient, strain_gradient_per_atom
 from hydrapot.potential.graph import Graph, build_graph_from_arrays, collate
 from hydrapot.potential.heads import stacked_energies
@@ -58,12 +59,12 @@ def _sum_structures(values: Tensor, graph: Graph) -> Tensor:
 class _JointEnergies(torch.nn.Module):
     """Energies per structure, each from its own head: the function that is differentiated and traced."""
 
-    def __init__(self, potential: Potential) -> None:
+    def __init__(self, potential: Potential, message_sum: MessageSums) -> None:
         super().__init__()
-        self.potential = potential
+        self.potential, self.message_sum = potential, message_sum
 
     def forward(self, graph: Graph, head_index: Tensor) -> Tensor:
-        features, isolated = self.potential.features(graph)
+        features, isolated = self.potential.features(graph, message_sum=self.message_sum)
         heads = [self.potential.head(name) for name in self.potential.heads]
         energies = stacked_energies(heads, features, isolated, graph)
         own = torch.arange(len(heads), device=energies.device)[None, :] == head_index[graph.batch][:, None]
@@ -94,9 +95,11 @@ class EagerStep:
         Weights of the objective.
     """
 
-    def __init__(self, potential: Potential, *, config: ObjectiveConfig) -> None:
+    def __init__(
+        self, potential: Potential, *, config: ObjectiveConfig, message_sum: MessageSums = DenseMessageSum
+    ) -> None:
         self.potential = potential
-        self.module = _JointEnergies(potential)
+        self.module = _JointEnergies(potential, message_sum)
         self.config = config
 
     def __call__(self, batch: Batch) -> tuple[Losses, list[Tensor]]:
@@ -239,8 +242,10 @@ class CompiledStep:
         As for :class:`EagerStep`.
     """
 
-    def __init__(self, potential: Potential, *, config: ObjectiveConfig) -> None:
-        self.eager = EagerStep(potential, config=config)
+    def __init__(
+        self, potential: Potential, *, config: ObjectiveConfig, message_sum: MessageSums = DenseMessageSum
+    ) -> None:
+        self.eager = EagerStep(potential, config=config, message_sum=message_sum)
         #: Compilation was tried and failed; every step is eager.
         self.failed = False
         self._compiled: Callable[..., list[Tensor]] | None = None
@@ -292,9 +297,9 @@ class Predictor:
         Trace energies and derivatives into one graph and compile it, on first use.
     """
 
-    def __init__(self, potential: Potential, *, compiled: bool) -> None:
+    def __init__(self, potential: Potential, *, compiled: bool, message_sum: MessageSums = DenseMessageSum) -> None:
         self.potential = potential
-        self.module = _JointEnergies(potential)
+        self.module = _JointEnergies(potential, message_sum)
         self.compiled = compiled
         self._compiled: Callable[..., list[Tensor]] | None = None
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from hydrapot.potential.backbones.fused import FusedMessageSum, is_usable
-from hydrapot.potential.backbones.painn import DenseMessageSum, MessageSum
+from hydrapot.potential.backbones.painn import DenseMessageSum, MessageSums, TensorMessageSum
 from hydrapot.potential.edges import swap_edges
 from hydrapot.potential.graph import Graph
 
@@ -37,7 +37,7 @@ from hydrapot.potential.graph import Graph
 BLOCK_BYTES = 1 << 20
 
 
-def fastest_message_sum(device: torch.device, dtype: torch.dtype) -> type[MessageSum]:
+def fastest_message_sum(device: torch.device, dtype: torch.dtype) -> MessageSums:
     """The message sum for evaluation without double backward on `device`, with a network in `dtype`.
 
     A GPU has no caches to block for and pays for every kernel launch: it gets the fused kernels, or the dense form
@@ -48,20 +48,14 @@ def fastest_message_sum(device: torch.device, dtype: torch.dtype) -> type[Messag
     return FusedMessageSum if is_usable(device, dtype) else DenseMessageSum
 
 
-class BlockedMessageSum:
-    """:class:`~hydrapot.potential.backbones.painn.MessageSum` by blocks; differentiable once, not in the weights.
-
-    Parameters
-    ----------
-    basis, directions, graph
-        As for :class:`~hydrapot.potential.backbones.painn.MessageSum`.
-    """
+class BlockedMessageSum(TensorMessageSum):
+    """:class:`~hydrapot.potential.backbones.painn.MessageSum` by blocks; differentiable once, not in the weights."""
 
     #: Gradients of all senders from those of the receivers, where these are not the same atoms.
     spread: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
     def __init__(self, basis: Tensor, directions: Tensor, graph: Graph) -> None:
-        self.graph = graph
+        super().__init__(basis, directions, graph)
         self.edges = (basis.detach(), directions.detach())
         self.reverse_edges = self.reverse(basis, directions)
 

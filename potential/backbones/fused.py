@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hydrapot.potential.backbones.painn import DenseMessageSum
+from hydrapot.potential.backbones.painn import DenseMessageSum, TensorMessageSum
 from hydrapot.potential.graph import Graph
 
 logger = logging.getLogger(__name__)
@@ -72,19 +72,11 @@ def is_usable(device: torch.device, dtype: torch.dtype) -> bool:
     )
 
 
-class FusedMessageSum:
-    """:class:`~hydrapot.potential.backbones.painn.MessageSum` in fused kernels; differentiable any number of times.
-
-    Parameters
-    ----------
-    basis, directions, graph
-        As for :class:`~hydrapot.potential.backbones.painn.MessageSum`.
-    """
+class FusedMessageSum(TensorMessageSum):
+    """:class:`~hydrapot.potential.backbones.painn.MessageSum` in fused kernels; differentiable any number of times."""
 
     def __init__(self, basis: Tensor, directions: Tensor, graph: Graph) -> None:
-        self.basis = basis.contiguous()
-        self.directions = directions.contiguous()
-        self.graph = graph
+        super().__init__(basis.contiguous(), directions.contiguous(), graph)
 
     def __call__(
         self, context: Tensor, vectors: Tensor | None, filters: Tensor, *, scale: float

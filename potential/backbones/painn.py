@@ -28,7 +28,7 @@ last.
 
 import math
 from collections.abc import Iterable
-from typing import Protocol, cast
+from typing import Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +54,6 @@ class MessageSum(Protocol):
     Nine tenths of the work, and all of the memory, are here; an engine may bring its own.
     """
 
-    def __init__(self, basis: Tensor, directions: Tensor, graph: Graph) -> None:
-        """Take ``(E, R)`` radial basis and ``(E, 3)`` unit vectors of the edges."""
-
     def __call__(
         self, context: Tensor, vectors: Tensor | None, filters: Tensor, *, scale: float
     ) -> tuple[Tensor, Tensor]:
@@ -73,6 +70,35 @@ class MessageSum(Protocol):
         scale
             Factor of every message.
         """
+
+
+class MessageSums(Protocol):
+    """Makes the :class:`MessageSum` of a graph: a class of them, or an object that has prepared something."""
+
+    def on(self, graph: Graph, *, basis: BesselBasis, dtype: torch.dtype) -> MessageSum:
+        """Sums over the edges of `graph`, with radial functions `basis`, for features of `dtype`."""
+
+
+class TensorMessageSum:
+    """A :class:`MessageSum` that takes its edges as tensors, and the :class:`MessageSums` that makes it.
+
+    Parameters
+    ----------
+    basis, directions
+        ``(E, R)`` radial basis and ``(E, 3)`` unit vectors of the edges.
+    graph
+        What the edges connect.
+    """
+
+    def __init__(self, basis: Tensor, directions: Tensor, graph: Graph) -> None:
+        self.basis, self.directions, self.graph = basis, directions, graph
+
+    @classmethod
+    def on(cls, graph: Graph, *, basis: BesselBasis, dtype: torch.dtype) -> Self:
+        """As in :class:`MessageSums`."""
+        edge_vectors = graph.edge_vectors.to(dtype)
+        distances = torch.linalg.vector_norm(edge_vectors, dim=1)
+        return cls(basis(distances), edge_vectors / distances[:, None], graph)
 
 
 class Exchange(Protocol):
@@ -111,19 +137,8 @@ class NoExchange:
 NO_EXCHANGE = NoExchange()
 
 
-class DenseMessageSum:
-    """:class:`MessageSum` as the equations are written: differentiable any number of times, and the reference.
-
-    Parameters
-    ----------
-    basis, directions, graph
-        As for :class:`MessageSum`.
-    """
-
-    def __init__(self, basis: Tensor, directions: Tensor, graph: Graph) -> None:
-        self.basis = basis
-        self.directions = directions
-        self.graph = graph
+class DenseMessageSum(TensorMessageSum):
+    """:class:`MessageSum` as the equations are written: differentiable any number of times, and the reference."""
 
     def __call__(
         self, context: Tensor, vectors: Tensor | None, filters: Tensor, *, scale: float
@@ -232,7 +247,7 @@ class PaiNN(nn.Module):
         kind_features: Tensor,
         graph: Graph,
         *,
-        message_sum: type[MessageSum] = DenseMessageSum,
+        message_sum: MessageSums = DenseMessageSum,
         exchange: Exchange = NO_EXCHANGE,
     ) -> Tensor:
         """Node features ``(N, F)`` from the embedded kinds ``(K, F)`` and the graph, in the dtype of the kinds.
@@ -241,10 +256,7 @@ class PaiNN(nn.Module):
         """
         scalars = spread_kinds(kind_features, graph)
         vectors = scalars.new_zeros(scalars.shape[0], 3, self.channels)
-        edge_vectors = graph.edge_vectors.to(scalars.dtype)
-        distances = torch.linalg.vector_norm(edge_vectors, dim=1)
-        directions = edge_vectors / distances[:, None]
-        sums = message_sum(self.basis(distances), directions, graph)
+        sums = message_sum.on(graph, basis=self.basis, dtype=scalars.dtype)
         sent = exchange.embedded(scalars, kind_features), vectors
         for layer, (message, update) in enumerate(zip(self.messages, self.updates, strict=True)):
             if layer > 0:

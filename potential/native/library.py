@@ -16,7 +16,7 @@ from hydrapot.potential.errors import (
 )
 
 #: Version of the interface that the declarations below are for.
-ABI = 1
+ABI = 2
 
 _NAME = "libhydrapot.so"
 
@@ -99,6 +99,51 @@ class Output(_Sized):
     )
 
 
+class MessagesOptions(_Sized):
+    """``hydrapot_messages_options``."""
+
+    _fields_ = (
+        ("size", c_size_t),
+        ("channels", c_int32),
+        ("n_radial", c_int32),
+        ("precision", c_int32),
+        ("knots", c_int32),
+        ("threads", c_int32),
+        ("cutoff", c_double),
+        ("instruction_set", c_char_p),
+        ("region", c_void_p),
+    )
+
+
+class MessagesArrays(_Sized):
+    """``hydrapot_messages_arrays``; arrays by address, None where there is none."""
+
+    _fields_ = (
+        ("size", c_size_t),
+        ("n_atoms", c_int64),
+        ("degree", c_int64),
+        ("records", c_void_p),
+        ("cells", c_void_p),
+        ("counts", c_void_p),
+        ("senders", c_void_p),
+        ("reverse", c_void_p),
+        ("table", c_void_p),
+        ("context", c_void_p),
+        ("vectors", c_void_p),
+        ("scalar_gradient", c_void_p),
+        ("vector_gradient", c_void_p),
+        ("context_tangent", c_void_p),
+        ("vector_tangent", c_void_p),
+        ("edge_tangent", c_void_p),
+        ("scalar_sum", c_void_p),
+        ("vector_sum", c_void_p),
+        ("context_out", c_void_p),
+        ("vectors_out", c_void_p),
+        ("edges_out", c_void_p),
+        ("table_out", c_void_p),
+    )
+
+
 #: Function → (result, arguments).
 _FUNCTIONS = {
     "hydrapot_abi": (c_int, ()),
@@ -123,6 +168,16 @@ _FUNCTIONS = {
     "hydrapot_workspace_destroy": (None, (c_void_p,)),
     "hydrapot_workspace_bytes": (c_size_t, (c_void_p,)),
     "hydrapot_evaluate": (c_int, (c_void_p, c_void_p, POINTER(Input), POINTER(Output))),
+    "hydrapot_messages_create": (c_int, (POINTER(MessagesOptions), POINTER(c_void_p))),
+    "hydrapot_messages_destroy": (None, (c_void_p,)),
+    "hydrapot_messages_table_rows": (c_int64, (c_void_p,)),
+    "hydrapot_messages_record_width": (c_int64, (c_void_p,)),
+    "hydrapot_messages_instruction_set": (c_char_p, (c_void_p,)),
+    "hydrapot_messages_basis": (c_int, (c_void_p, c_void_p)),
+    "hydrapot_messages_describe": (c_int, (c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p)),
+    "hydrapot_messages_sum": (c_int, (c_void_p, POINTER(MessagesArrays))),
+    "hydrapot_messages_gradient": (c_int, (c_void_p, POINTER(MessagesArrays))),
+    "hydrapot_messages_second": (c_int, (c_void_p, POINTER(MessagesArrays))),
 }
 
 _ERRORS: dict[int, type[Exception]] = {

@@ -63,7 +63,7 @@ extern "C" {
 #endif
 
 /* Raised when a structure or function below changes. */
-#define HYDRAPOT_ABI 1
+#define HYDRAPOT_ABI 2
 
 enum {
     HYDRAPOT_OK = 0,

@@ -10,9 +10,18 @@
 #include "checkpoint.hpp"
 #include "cpu.hpp"
 #include "engine.hpp"
-#include "error.hpp"
+#include "guarded.hpp"
 
 using namespace hydrapot;
+
+namespace hydrapot {
+
+std::string& last_error() {
+    thread_local std::string text;
+    return text;
+}
+
+}  // namespace hydrapot
 
 struct hydrapot_source {
     std::shared_ptr<Source> source;
@@ -31,30 +40,6 @@ struct hydrapot_workspace {
 };
 
 namespace {
-
-thread_local std::string last_error;
-
-constexpr int most_threads = 4096;
-
-template <class Work>
-int guarded(const Work& work) {
-    last_error.clear();
-    try {
-        work();
-        return HYDRAPOT_OK;
-    } catch (const Error& error) {
-        last_error = error.what();
-        return error.status();
-    } catch (const std::bad_alloc&) {
-        last_error = "not enough memory";
-        return HYDRAPOT_ERROR_MEMORY;
-    } catch (const std::exception& error) {
-        last_error = std::string("internal error: ") + error.what();
-        return HYDRAPOT_ERROR_INTERNAL;
-    }
-}
-
-[[noreturn]] void refuse(const std::string& text) { throw Error(HYDRAPOT_ERROR_CONFIGURATION, text); }
 
 void check_input(const hydrapot_input& in, int layers) {
     if (in.n_local < 0 || in.n_total < in.n_local || in.n_structures < 0 || in.n_total > INT32_MAX) {
@@ -110,7 +95,7 @@ extern "C" {
 
 int hydrapot_abi(void) { return HYDRAPOT_ABI; }
 
-const char* hydrapot_last_error(void) { return last_error.c_str(); }
+const char* hydrapot_last_error(void) { return last_error().c_str(); }
 
 const char* hydrapot_instruction_sets(void) {
     static const std::string all = [] {
@@ -256,7 +241,7 @@ int32_t hydrapot_model_head_index(const hydrapot_model* model, const char* name)
         }
         all += (h ? ", " : "") + heads[h].name;
     }
-    last_error = "unknown head '" + std::string(name ? name : "") + "': this model has " + all;
+    last_error() = "unknown head '" + std::string(name ? name : "") + "': this model has " + all;
     return -1;
 }
 

@@ -39,9 +39,17 @@ bool spin(const Condition& condition) {
 
 }  // namespace
 
-Team::Team(int threads) : size_(threads) { start(); }
+Team::Team(int threads, Region region) : size_(threads), region_(region) {
+    if (!region_) {
+        start();
+    }
+}
 
-Team::~Team() { stop(); }
+Team::~Team() {
+    if (!region_) {
+        stop();
+    }
+}
 
 void Team::start() {
     process_ = process_id();
@@ -70,6 +78,24 @@ void Team::stop() {
 void Team::dispatch(Function function, const void* argument) {
     if (size_ == 1) {
         function(argument, 0);
+        return;
+    }
+    if (region_) {
+        // Shares are handed out, since a region may have fewer threads than it was asked for.
+        struct Job {
+            Function function;
+            const void* argument;
+            int size;
+            std::atomic<int> next{0};
+        } job{function, argument, size_};
+        region_(
+            [](void* p) {
+                Job& job = *static_cast<Job*>(p);
+                for (int share = job.next++; share < job.size; share = job.next++) {
+                    job.function(job.argument, share);
+                }
+            },
+            &job, static_cast<unsigned>(size_), 0);
         return;
     }
     if (process_ != process_id()) {

@@ -4,6 +4,9 @@
 // keeps a second pool that spins against the first; nested in a host's threads each of them would get a pool; and the thread
 // sanitizer does not understand libgomp's barriers. A workspace asks for its threads when it is made, they sleep while
 // there is no work (after a few microseconds of waiting for more), and they end with it.
+//
+// Where work alternates with torch's within microseconds, as in training, threads of our own would compete with torch's, which
+// spin for a while after each piece of work. A team can then borrow the caller's by a `Region`.
 #pragma once
 
 #include <atomic>
@@ -15,16 +18,20 @@
 
 namespace hydrapot {
 
+// Runs function(argument) on a number of threads and returns when all are done: GOMP_parallel of OpenMP libraries.
+using Region = void (*)(void (*function)(void*), void* argument, unsigned threads, unsigned flags);
+
 class Team {
   public:
-    explicit Team(int threads);
+    explicit Team(int threads, Region region = nullptr);
     ~Team();
     Team(const Team&) = delete;
     Team& operator=(const Team&) = delete;
 
     int size() const { return size_; }
 
-    // work(thread) on every thread, 0 being the caller's; returns when all are done. `work` must not throw.
+    // work(thread) for every thread; returns when all are done. `work` must not throw. With a region, which thread does
+    // which share of the work is open, but not the shares.
     template <class Work>
     void run(const Work& work) {
         dispatch([](const void* argument, int thread) { (*static_cast<const Work*>(argument))(thread); }, &work);
@@ -48,6 +55,7 @@ class Team {
     static void loop(State& state, int thread);
 
     const int size_;
+    const Region region_;
     long process_ = 0;
     State* state_ = nullptr;
 };
