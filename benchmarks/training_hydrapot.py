@@ -1,11 +1,11 @@
-"""Worker of ``training_speed.py``: a training step of hydrapot, ``eager`` or ``compiled``.
+"""Worker of ``training_speed.py``: a training step of hydrapot.
 
-Usage: ``training_hydrapot.py eager|compiled``
+Usage: ``training_hydrapot.py eager|compiled native|torch`` (``run.compile`` and ``run.backend`` of a configuration)
 """
 
 import platform
 import sys
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,15 +29,18 @@ from hydrapot.potential.metadata import CheckpointInfo, HeadInfo, LevelOfTheory,
 from hydrapot.potential.model import Potential
 from hydrapot.potential.references import zero_references
 from hydrapot.training.averaging import MovingAverage
+from hydrapot.training.config import OptimizerConfig
 from hydrapot.training.gradients import accumulate
+from hydrapot.training.messages import Backend, training_message_sum
 from hydrapot.training.objective import ObjectiveConfig, Targets
+from hydrapot.training.progress import make_optimizer
 from hydrapot.training.step import Batch, CompiledStep, EagerStep
 
 
 class HydrapotTraining:
     """Loss with its second derivatives, gradient clipping, AdamW and moving average, as :mod:`hydrapot.training` does."""
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str, backend: Backend) -> None:
         head = HeadInfo(
             dataset="benchmark",
             level_of_theory=LevelOfTheory(functional="none: random labels"),
@@ -50,9 +53,9 @@ class HydrapotTraining:
         references = {"benchmark": zero_references([atomic_numbers[e] for e in ELEMENTS])}
         self.potential = Potential(info, references=references)
         self.parameters = [p for p in self.potential.parameters() if p.requires_grad]
-        kind = {"eager": EagerStep, "compiled": CompiledStep}[mode]
-        self.gradients = kind(self.potential, config=ObjectiveConfig(stress=0.0))
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=LEARNING_RATE)
+        self.kind, self.backend = {"eager": EagerStep, "compiled": CompiledStep}[mode], backend
+        self.threads = 0
+        self.optimizer = make_optimizer(self.parameters, OptimizerConfig(learning_rate=LEARNING_RATE))
         self.average = MovingAverage(self.parameters, decay=EMA_DECAY)
 
     def describe(self) -> dict[str, Any]:
@@ -76,8 +79,12 @@ class HydrapotTraining:
         return {"atoms": sum(map(len, atoms)), "edges": edges}
 
     def set_threads(self, threads: int) -> None:
-        """Threads of torch."""
-        torch.set_num_threads(threads)
+        """Threads of torch, and the step for as many."""
+        if threads != self.threads:
+            torch.set_num_threads(threads)
+            sums = training_message_sum(self.potential, backend=self.backend)
+            self.gradients = self.kind(self.potential, config=ObjectiveConfig(stress=0.0), message_sum=sums)
+            self.threads = threads
 
     def evaluate(self) -> float:
         """Seconds of one optimizer step."""
@@ -118,4 +125,4 @@ def _part(atoms: list[Atoms], normalizers: torch.Tensor) -> Batch:
 
 
 if __name__ == "__main__":
-    serve(lambda: HydrapotTraining(sys.argv[1]))
+    serve(lambda: HydrapotTraining(sys.argv[1], cast("Backend", sys.argv[2])))

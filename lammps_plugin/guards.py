@@ -5,6 +5,7 @@ do not reach a ghost, still give smooth energies and stable trajectories; they a
 """
 
 import logging
+import time
 from typing import Any, NoReturn
 
 import numpy as np
@@ -24,6 +25,8 @@ CLOSEST_CONTACT = 0.5
 SAME_PLACE = 1e-6
 #: Pairs this close to the cutoff (relative) may be listed or not: rounding decides, and they contribute nothing.
 _EDGE = 1e-9
+#: s. mpiexec forwards what a process has written, and an abort can overtake it: on a busy machine last words got lost.
+_WORDS = 0.2
 
 
 def abort(comm: Any, error: BaseException) -> NoReturn:
@@ -37,6 +40,7 @@ def abort(comm: Any, error: BaseException) -> NoReturn:
         comm.Barrier()
     for handler in logging.getLogger().handlers:
         handler.flush()
+    time.sleep(_WORDS)
     comm.Abort(1)
     raise SystemExit(1)  # pragma: no cover - Abort does not return
 

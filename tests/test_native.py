@@ -232,23 +232,32 @@ def test_edges_leave_at_the_cutoff_without_a_jump(potential):
 
 
 @pytest.mark.parametrize("instruction_set", SETS)
-@pytest.mark.parametrize("model_name", ["random", "trained"])
 @pytest.mark.parametrize("knots", [0, 256])
-def test_single_precision_is_as_good_as_that_of_torch(potential, trained, model_name, instruction_set, knots):
-    """Within three times torch's own error, root mean square over several structures."""
-    model, head = (potential, "a") if model_name == "random" else (trained, "mattersim_highTP")
+def test_single_precision_is_as_good_as_that_of_torch(trained, instruction_set, knots):
+    """Within twice torch's own error, typically: a single model's may come from one sum that happens to cancel.
+
+    Which one that is depends on the order of additions, hence on the processor.
+    """
+    models = [(random_potential(layers=3, channels=20, n_radial=9, seed=seed), "a") for seed in range(4)]
+    models += [(trained, "mattersim_highTP"), (trained, "mvl_snap_Cu")]
+    ratios: dict[str, list[float]] = {"forces": [], "energies": [], "virials": []}
     structures = [copper(2, seed) for seed in range(2)]
+    crystals = structures[:]
     structures += [structure(name) for name in ("molecule", "crystal", "slab")]
-    graph = collate([build_graph(atoms, cutoff=5.0) for atoms in structures], cutoff=5.0)
-    reference = evaluate(model, graph, head=head)
-    single = copy.deepcopy(model).float()
-    torch_result = evaluate(single, graph, head=head)
-    engine = NativeEngine(NativeModel(model, instruction_set=instruction_set, knots=knots))
-    result = engine.predict(graph, heads=head)
-    for name in ("forces", "energies", "virials"):
-        expected = getattr(reference, name).numpy()
-        own, theirs = (rms(getattr(r, name).numpy() - expected) for r in (result, torch_result))
-        assert own <= 3.0 * theirs, name
+    for model, head in models:
+        some = crystals if head == "mvl_snap_Cu" else structures
+        graph = collate([build_graph(atoms, cutoff=5.0) for atoms in some], cutoff=5.0)
+        reference = evaluate(model, graph, head=head)
+        torch_result = evaluate(copy.deepcopy(model).float(), graph, head=head)
+        engine = NativeEngine(NativeModel(model, instruction_set=instruction_set, knots=knots))
+        result = engine.predict(graph, heads=head)
+        for name, of_models in ratios.items():
+            expected = getattr(reference, name).numpy()
+            own, theirs = (rms(getattr(r, name).numpy() - expected) for r in (result, torch_result))
+            of_models.append(own / theirs)
+    for name, of_models in ratios.items():
+        assert np.exp(np.mean(np.log(of_models))) < 2.0, (name, of_models)
+        assert max(of_models) < 5.0, (name, of_models)
 
 
 # ---- threads ----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from hydrapot.training.data.frames import DatasetError
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+#: s. mpiexec forwards what a process has written, and an abort can overtake it: on a busy machine last words got lost.
+_WORDS = 0.2
 
 
 def load_mpi() -> Any:
@@ -61,6 +65,7 @@ def aborting(comm: Any) -> Iterator[None]:
     except BaseException as error:
         if comm.size > 1 and not (isinstance(error, SystemExit) and not error.code):
             log.critical("rank %d: %s: %s", comm.rank, type(error).__name__, error)
+            time.sleep(_WORDS)
             comm.Abort(1)
         raise
 
