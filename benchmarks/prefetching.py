@@ -45,6 +45,7 @@ from hydrapot.training.data.sampler import Position
 from hydrapot.training.data.store_layout import StoreAttributes
 from hydrapot.training.data.store_writer import StoreWriter
 from hydrapot.training.feed import PreparedFeed, Work, make_sampler
+from hydrapot.training.messages import training_message_sum
 from hydrapot.training.setup import Setup, set_up
 from hydrapot.training.step import CompiledStep, EagerStep
 
@@ -125,7 +126,9 @@ def train(folder: Path, mode: str, *, workers: int, steps: int, compiled: bool) 
     """Steps without optimizer, and what they waited for data."""
     torch.set_num_threads(1)
     config, setup, feed = ready(folder, mode, workers=workers)
-    step = (CompiledStep if compiled else EagerStep)(setup.potential, config=config.objective)
+    potential = setup.potential.float()
+    sums = training_message_sum(potential, backend="auto")
+    step = (CompiledStep if compiled else EagerStep)(potential, config=config.objective, message_sum=sums)
     feed.start(Position())
     try:
         for _ in range(5):

@@ -152,7 +152,7 @@ class RunConfig(_Section):
 
     steps: int = Field(default=20_000, ge=1, description="Optimizer steps.")
     seed: int = Field(default=0, description="Of the initial weights and of the order of the data.")
-    compile: bool = Field(default=True, description="Compile the training step (about a minute, then 3–4 × faster).")
+    compile: bool = Field(default=True, description="Compile the training step (about a minute, then about 1.6 × as fast).")
     backend: Backend = Field(
         default="auto",
         description="Code of the sums over neighbors: native (C++, on CPUs: several times faster and small in memory), torch, or"

@@ -261,7 +261,7 @@ class CompiledStep:
             except RuntimeError as error:  # no C++ compiler, or one that the generated code does not suit
                 self.failed = True
                 reason = str(error).strip().splitlines()[0]
-                logger.warning("the training step cannot be compiled and runs eagerly, 3–4 × slower: %s", reason)
+                logger.warning("the training step cannot be compiled and runs eagerly, slower: %s", reason)
         if self._compiled is None:
             return self.eager(batch)
         with torch.no_grad():
