@@ -1,4 +1,5 @@
-"""The native engine under the sanitizers of the compiler: random sizes, shapes and cells (``tests/native/fuzz.cpp``).
+"""The native engine under the sanitizers of the compiler: random sizes, shapes and cells (``tests/native/fuzz.cpp``),
+and its sums for training (``tests/native/fuzz_messages.cpp``).
 
 Address and undefined-behavior sanitizer together, thread sanitizer by itself. The engine has threads of its own rather than
 OpenMP, whose run-time library the thread sanitizer cannot see into, so a report here is a real race.
@@ -24,8 +25,8 @@ FLAGS = {
 ROUNDS = {"none": 60, "address": 25, "thread": 12}
 
 
-def build(tmp_path, flags):
-    """The driver with the whole engine; kernels with the flags of a release."""
+def build(tmp_path, flags, driver):
+    """A driver with the whole engine; kernels with the flags of a release."""
     setup = runpy.run_path(str(ROOT / "setup.py"), run_name="not main")
     command = setup["compiler"]()
     if command is None:
@@ -49,8 +50,8 @@ def build(tmp_path, flags):
         return str(output)
 
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(unit, [*setup["sources"](), ROOT / "tests/native/fuzz.cpp"]))
-    program = tmp_path / "fuzz"
+        objects = list(pool.map(unit, [*setup["sources"](), ROOT / f"tests/native/{driver}.cpp"]))
+    program = tmp_path / driver
     subprocess.run([*command, *flags, *objects, "-pthread", "-o", str(program)], check=True)
     return program
 
@@ -58,10 +59,13 @@ def build(tmp_path, flags):
 @pytest.mark.slow
 @pytest.mark.skipif(platform.system() != "Linux", reason="sanitizers of GCC and Clang on Linux")
 @pytest.mark.parametrize("sanitizer", FLAGS)
-def test_random_models_and_structures(tmp_path, sanitizer):
-    program = build(tmp_path, FLAGS[sanitizer])
-    save(tiny_potential(), tmp_path / "tiny.safetensors")
-    line = [str(program), "1", str(ROUNDS[sanitizer]), str(tmp_path / "tiny.safetensors")]
+@pytest.mark.parametrize("driver", ["fuzz", "fuzz_messages"])
+def test_random_models_and_structures(tmp_path, driver, sanitizer):
+    program = build(tmp_path, FLAGS[sanitizer], driver)
+    line = [str(program), "1", str(ROUNDS[sanitizer])]
+    if driver == "fuzz":
+        save(tiny_potential(), tmp_path / "tiny.safetensors")
+        line.append(str(tmp_path / "tiny.safetensors"))
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stderr == ""

@@ -50,6 +50,8 @@ Messages<T>::Messages(int channels, int n_radial, double cutoff, int knots, int 
       geometries_(threads),
       borders_(threads + 1) {
     shape_.F = channels;
+    // Two vectors at a time hide more of the latency than one.
+    shape_.chunk = channels % (2 * kernels_->lanes) == 0 ? 2 * kernels_->lanes : kernels_->lanes;
     shape_.R = n_radial;
     shape_.cutoff = cutoff;
     shape_.spline = knots > 0;
@@ -84,11 +86,32 @@ void Messages<T>::describe(const double* vectors, Index n_atoms, int degree, T* 
     });
 }
 
+// work(plain, chunked, count) for all pieces of a table that are contiguous in both layouts: (K, P F), [chunk][K][P][C].
+template <class T>
+template <class Work>
+void Messages<T>::over_table(int parts, const Work& work) const {
+    const Index F = shape_.F, C = shape_.chunk, K = shape_.table_rows;
+    for (Index f = 0; f < F; f += C) {
+        for (Index row = 0; row < K; ++row) {
+            for (Index part = 0; part < parts; ++part) {
+                work((row * parts + part) * F + f, f * parts * K + (row * parts + part) * C, C);
+            }
+        }
+    }
+}
+
+// Fills in what the object knows, and lays the table out by chunks.
 template <class T>
 void Messages<T>::complete(MessageArrays<T>& a) {
     a.F = shape_.F;
+    a.C = shape_.chunk;
     a.rows = shape_.rows;
     a.table_rows = shape_.table_rows;
+    const int parts = a.vectors ? 3 : 2;
+    const T* plain = a.table;
+    T* chunked = table_.reserve(static_cast<size_t>(a.table_rows) * parts * a.F);
+    over_table(parts, [&](Index from, Index to, Index count) { std::copy_n(plain + from, count, chunked + to); });
+    a.table = chunked;
 }
 
 // work(thread, first, last) with equal shares of the edges; the same shares for the same rows and number of threads.
@@ -121,11 +144,12 @@ void Messages<T>::sum(MessageArrays<T> a) {
 template <class T>
 void Messages<T>::with_scratch(const MessageArrays<T>& a, T* d_table,
                                void (*kernel)(const MessageArrays<T>&, const MessageScratch<T>&, Index, Index)) {
-    const size_t size = static_cast<size_t>(a.table_rows) * (a.vectors ? 3 : 2) * a.F;
+    const int parts = a.vectors ? 3 : 2;
+    const size_t size = static_cast<size_t>(a.table_rows) * parts * a.F;
     for (int thread = 0; thread < team_.size(); ++thread) {  // here, since threads must not throw
         partials_[thread].reserve(static_cast<size_t>(a.degree) * 4);
         geometries_[thread].reserve(static_cast<size_t>(a.degree) * 8);
-        if (d_table && thread > 0) {
+        if (d_table) {
             tables_[thread].reserve(size);
         }
     }
@@ -134,22 +158,23 @@ void Messages<T>::with_scratch(const MessageArrays<T>& a, T* d_table,
         scratch.partial = partials_[thread].data();
         scratch.geometry = geometries_[thread].data();
         if (d_table) {
-            scratch.d_table = thread == 0 ? d_table : tables_[thread].data();
+            scratch.d_table = tables_[thread].data();
             std::memset(static_cast<void*>(scratch.d_table), 0, size * sizeof(T));
         }
         kernel(a, scratch, first, last);
     });
-    if (d_table && team_.size() > 1) {
-        team_.run([&](int thread) {
-            const size_t first = size * thread / team_.size(), last = size * (thread + 1) / team_.size();
-            for (int t = 1; t < team_.size(); ++t) {
-                const T* share = tables_[t].data();
-                for (size_t k = first; k < last; ++k) {
-                    d_table[k] += share[k];
-                }
-            }
-        });
+    if (!d_table) {
+        return;
     }
+    over_table(parts, [&](Index to, Index from, Index count) {
+        std::copy_n(tables_[0].data() + from, count, d_table + to);
+        for (int thread = 1; thread < team_.size(); ++thread) {  // in their order: the same bits on every run
+            const T* share = tables_[thread].data() + from;
+            for (Index k = 0; k < count; ++k) {
+                d_table[to + k] += share[k];
+            }
+        }
+    });
 }
 
 template <class T>
@@ -161,6 +186,8 @@ void Messages<T>::gradient(MessageArrays<T> a, T* d_table) {
 template <class T>
 void Messages<T>::second(MessageArrays<T> a, T* d_table) {
     complete(a);
+    a.packed = packed_.reserve(static_cast<size_t>(a.n_atoms) * a.F * packed_parts(a.vectors ? 3 : 2));
+    over_atoms(a, [&](int, Index first, Index last) { kernels_->pack(a, first, last); });
     with_scratch(a, d_table, kernels_->second);
 }
 

@@ -32,6 +32,8 @@ class Messages {
   private:
     void complete(MessageArrays<T>& arrays);
     template <class Work>
+    void over_table(int parts, const Work& work) const;
+    template <class Work>
     void over_atoms(const MessageArrays<T>& arrays, const Work& work);
     void with_scratch(const MessageArrays<T>& arrays, T* d_table,
                       void (*kernel)(const MessageArrays<T>&, const MessageScratch<T>&, Index, Index));
@@ -41,6 +43,7 @@ class Messages {
     std::string instruction_set_;
     const MessageKernels<T>* kernels_;
     Team team_;
+    Array<T> table_, packed_;  // in the layouts of the kernels
     std::vector<Array<T>> tables_, partials_, geometries_;
     std::vector<Index> borders_;
 };

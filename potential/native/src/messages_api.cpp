@@ -18,7 +18,7 @@ struct hydrapot_messages {
 namespace {
 
 template <class T>
-MessageArrays<T> typed(const hydrapot_messages_arrays& a) {
+MessageArrays<T> typed(const Messages<T>&, const hydrapot_messages_arrays& a) {
     MessageArrays<T> arrays;
     const auto real = [](const void* p) { return static_cast<const T*>(p); };
     const auto out = [](void* p) { return static_cast<T*>(p); };
@@ -83,11 +83,6 @@ void alone(hydrapot_messages* messages, const Work& work) {
         ~Release() { flag = false; }
     } release{messages->busy};
     std::visit([&](const auto& sums) { work(*sums); }, messages->sums);
-}
-
-template <class T>
-MessageArrays<T> typed_for(const Messages<T>&, const hydrapot_messages_arrays& arrays) {
-    return typed<T>(arrays);
 }
 
 template <class T>
@@ -177,21 +172,22 @@ int hydrapot_messages_describe(hydrapot_messages* messages, int64_t n_atoms, int
 int hydrapot_messages_sum(hydrapot_messages* messages, const hydrapot_messages_arrays* arrays) {
     return guarded([&] {
         check_arrays(messages, arrays, false, {arrays ? arrays->scalar_sum : nullptr, arrays ? arrays->vector_sum : nullptr});
-        alone(messages, [&](auto& sums) { sums.sum(typed_for(sums, *arrays)); });
+        alone(messages, [&](auto& sums) { sums.sum(typed(sums, *arrays)); });
     });
 }
 
 int hydrapot_messages_gradient(hydrapot_messages* messages, const hydrapot_messages_arrays* arrays) {
     return guarded([&] {
         check_arrays(messages, arrays, true, {arrays ? arrays->context_out : nullptr});
-        if ((arrays->edges_out == nullptr) == (arrays->table_out == nullptr)) {
+        const bool both = arrays->edges_out && arrays->table_out;
+        if (both || (arrays->n_atoms > 0 && !arrays->edges_out && !arrays->table_out)) {
             refuse("give either edges_out or table_out");
         }
         if (arrays->n_atoms > 0 && arrays->vectors && !arrays->vectors_out) {
             refuse("an array that this call needs is missing");
         }
         alone(messages, [&](auto& sums) {
-            sums.gradient(typed_for(sums, *arrays), real_of(sums, arrays->table_out));
+            sums.gradient(typed(sums, *arrays), real_of(sums, arrays->table_out));
         });
     });
 }
@@ -208,7 +204,7 @@ int hydrapot_messages_second(hydrapot_messages* messages, const hydrapot_message
             refuse("an array that this call needs is missing");
         }
         alone(messages, [&](auto& sums) {
-            sums.second(typed_for(sums, *arrays), real_of(sums, arrays->table_out));
+            sums.second(typed(sums, *arrays), real_of(sums, arrays->table_out));
         });
     });
 }

@@ -13,11 +13,15 @@ constexpr int record_head = 4;
 
 // One call. N atoms with `degree` slots each; F channels; P = 3 parts, or 2 in the first layer, where vectors are zero.
 // The rows are those of potential/graph.py: full, so that the reverse of every edge is a slot too.
+// Vectors that are packed for an atom with P parts.
+constexpr int packed_parts(int P) { return P == 3 ? 16 : 8; }
+
 template <class T>
 struct MessageArrays {
     Index n_atoms = 0;
     int degree = 0;
     int F = 0;
+    int C = 0;                // channels of a chunk of the table
     int rows = 0;             // weights of an edge: rows of the table that it uses
     Index table_rows = 0;
     // What an edge is, made by `describe`.
@@ -27,12 +31,13 @@ struct MessageArrays {
     const int64_t* senders = nullptr;  // (E)
     const int64_t* reverse = nullptr;  // (E)
     // Arguments of the sums.
-    const T* table = nullptr;    // (K, P F): filters w = Σ_m weight_m table[cell + m]
+    const T* table = nullptr;    // [chunk][K][P][C]: filters w = Σ_m weight_m table[cell + m]
     const T* context = nullptr;  // (N, P F): c
     const T* vectors = nullptr;  // (N, 3, F): v; null in the first layer
     // Gradients γ and Γ of the sums.
     const T* scalar_gradient = nullptr;  // (N, F)
     const T* vector_gradient = nullptr;  // (N, 3, F)
+    T* packed = nullptr;  // (N, vectors of channels, packed_parts, lanes): see MessageKernels::pack
     // Tangents of context, vectors (null: zero) and edge vectors.
     const T* context_tangent = nullptr;
     const T* vector_tangent = nullptr;
@@ -48,7 +53,7 @@ struct MessageArrays {
 // What a thread writes besides its rows of the results.
 template <class T>
 struct MessageScratch {
-    T* d_table = nullptr;   // (K, P F), its share
+    T* d_table = nullptr;   // its share, laid out like the table
     T* partial = nullptr;   // (degree, 4)
     T* geometry = nullptr;  // (degree, 8): rates of change of an edge and of its reverse
 };
@@ -57,6 +62,9 @@ struct MessageScratch {
 template <class T>
 struct MessageKernels {
     int lanes;
+    // What `second` gathers of an atom, side by side for each vector of channels: c, a, γ, Γ, and
+    // with three parts v, b; tangents that are not given are zero.
+    void (*pack)(const MessageArrays<T>&, Index first, Index last);
     void (*describe)(const Shape<T>&, const double* vectors, Index count, T* records, int32_t* cells);
     void (*sum)(const MessageArrays<T>&, const MessageScratch<T>&, Index first, Index last);
     // Gradients of ⟨γ, s⟩ + ⟨Γ, V⟩: of context and vectors, and of edge vectors or of the table if there is room for them.

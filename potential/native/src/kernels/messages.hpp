@@ -89,8 +89,8 @@ void describe_edges(const Shape<T>& shape, const double* vectors, Index count, T
     }
 }
 
-// Filters of Q vectors of channels on an edge, and their slopes if wanted.
-template <class T, bool SPLINE, int P, int Q, bool SLOPES>
+// Filters of Q vectors of channels on an edge, and their slopes if wanted; W vectors are a chunk of the table.
+template <class T, bool SPLINE, int P, int Q, int W, bool SLOPES>
 struct EdgeFilters {
     Vec<T> value[P][Q], slope[P][Q];
 
@@ -112,7 +112,7 @@ struct EdgeFilters {
             for (int part = 0; part < P; ++part) {
 #pragma GCC unroll 2
                 for (int q = 0; q < Q; ++q) {
-                    const Vec<T> row = get<T>(table + (Index(m) * P + part) * p.F + q * L);
+                    const Vec<T> row = get<T>(table + (m * P + part) * W * L + q * L);
                     value[part][q] += w[m] * row;
                     if constexpr (SLOPES) {
                         slope[part][q] += w[rows + m] * row;
@@ -135,6 +135,7 @@ void sum_rows(const MessageArrays<T>& p, Index first, Index last) {
     for (Index i = first; i < last; ++i) {
         const Index row = i * p.degree;
         for (Index f = 0; f < F; f += C) {
+            const T* table = p.table + f * P * p.table_rows;
             Vec<T> sum[4][Q] = {};
             for (Index e = row; e < row + p.counts[i]; ++e) {
                 if (p.cells[e] < 0) {
@@ -143,7 +144,7 @@ void sum_rows(const MessageArrays<T>& p, Index first, Index last) {
                 const T* record = p.records + e * width;
                 const Index j = p.senders[e];
                 const T* c = p.context + j * P * F + f;
-                const EdgeFilters<T, SPLINE, P, Q, false> w(p, record, p.table + Index(p.cells[e]) * P * F + f);
+                const EdgeFilters<T, SPLINE, P, Q, Q, false> w(p, record, table + Index(p.cells[e]) * P * C);
 #pragma GCC unroll 2
                 for (int q = 0; q < Q; ++q) {
                     sum[0][q] += w.value[0][q] * get<T>(c + q * L);
@@ -175,7 +176,7 @@ void sum_rows(const MessageArrays<T>& p, Index first, Index last) {
 }
 
 // Adds weight_m · g + slope_m · h to the rows of the table's gradient that an edge uses.
-template <class T, bool SPLINE, int P, int Q, bool SLOPES>
+template <class T, bool SPLINE, int P, int Q, int W, bool SLOPES>
 HYDRAPOT_INLINE void add_to_table(const MessageArrays<T>& p, const T* record, T* table, const Vec<T> (*g)[Q],
                                   const Vec<T> (*h)[Q]) {
     constexpr int L = Simd<T>::lanes;
@@ -187,7 +188,7 @@ HYDRAPOT_INLINE void add_to_table(const MessageArrays<T>& p, const T* record, T*
         for (int part = 0; part < P; ++part) {
 #pragma GCC unroll 2
             for (int q = 0; q < Q; ++q) {
-                T* at = table + (Index(m) * P + part) * p.F + q * L;
+                T* at = table + (m * P + part) * W * L + q * L;
                 Vec<T> sum = get<T>(at) + w[m] * g[part][q];
                 if constexpr (SLOPES) {
                     sum += w[rows + m] * h[part][q];
@@ -205,6 +206,8 @@ void gradient_rows(const MessageArrays<T>& p, const MessageScratch<T>& s, Index 
     for (Index j = first; j < last; ++j) {
         const Index row = j * p.degree;
         for (Index f = 0; f < F; f += C) {
+            const T* table = p.table + f * P * p.table_rows;
+            T* d_table = s.d_table + (TABLE ? f * P * p.table_rows : 0);
             Vec<T> c[P][Q], v[3][Q] = {}, d_c[2][Q] = {}, A[3][Q] = {};
 #pragma GCC unroll 2
             for (int q = 0; q < Q; ++q) {
@@ -228,7 +231,8 @@ void gradient_rows(const MessageArrays<T>& p, const MessageScratch<T>& s, Index 
                 const T r[3] = {-record[0], -record[1], -record[2]};
                 const T* gamma = p.scalar_gradient + k * F + f;
                 const T* Gamma = p.vector_gradient + k * 3 * F + f;
-                const EdgeFilters<T, SPLINE, P, Q, EDGES> w(p, record, p.table + Index(p.cells[e]) * P * F + f);
+                const Index cell = Index(p.cells[e]) * P * C;
+                const EdgeFilters<T, SPLINE, P, Q, Q, EDGES> w(p, record, table + cell);
                 Vec<T> sum[4] = {}, g[P][Q];
 #pragma GCC unroll 2
                 for (int q = 0; q < Q; ++q) {
@@ -270,7 +274,7 @@ void gradient_rows(const MessageArrays<T>& p, const MessageScratch<T>& s, Index 
                     }
                 }
                 if constexpr (TABLE) {
-                    add_to_table<T, SPLINE, P, Q, false>(p, record, s.d_table + Index(p.cells[e]) * P * F + f, g, g);
+                    add_to_table<T, SPLINE, P, Q, Q, false>(p, record, d_table + cell, g, g);
                 }
             }
 #pragma GCC unroll 2
@@ -329,81 +333,108 @@ void rates_of_row(const MessageArrays<T>& p, Index row, int count, T* geometry) 
     }
 }
 
-template <class T, bool SPLINE, int P>
+template <class T, int P>
+void pack_rows(const MessageArrays<T>& p, Index first, Index last) {
+    constexpr int L = Simd<T>::lanes, n = packed_parts(P);
+    const Index F = p.F;
+    for (Index i = first; i < last; ++i) {
+        for (Index f = 0; f < F; f += L) {
+            T* out = p.packed + (i * F + f) * n;
+#pragma GCC unroll 3
+            for (int part = 0; part < P; ++part) {
+                const Index at = (i * P + part) * F + f;
+                put<T>(out + part * L, get<T>(p.context + at));
+                put<T>(out + (P + part) * L, p.context_tangent ? get<T>(p.context_tangent + at) : zero<T>());
+            }
+            put<T>(out + 2 * P * L, get<T>(p.scalar_gradient + i * F + f));
+#pragma GCC unroll 3
+            for (int d = 0; d < 3; ++d) {
+                const Index at = (i * 3 + d) * F + f;
+                put<T>(out + (2 * P + 1 + d) * L, get<T>(p.vector_gradient + at));
+                if constexpr (P == 3) {
+                    put<T>(out + (10 + d) * L, get<T>(p.vectors + at));
+                    put<T>(out + (13 + d) * L, p.vector_tangent ? get<T>(p.vector_tangent + at) : zero<T>());
+                }
+            }
+        }
+    }
+}
+
+// What pack_rows has put side by side.
+template <class T, int P>
+struct Packed {
+    static constexpr int L = Simd<T>::lanes;
+    const T* at;
+
+    HYDRAPOT_INLINE Vec<T> c(int part) const { return get<T>(at + part * L); }
+    HYDRAPOT_INLINE Vec<T> a(int part) const { return get<T>(at + (P + part) * L); }
+    HYDRAPOT_INLINE Vec<T> gamma() const { return get<T>(at + 2 * P * L); }
+    HYDRAPOT_INLINE Vec<T> Gamma(int d) const { return get<T>(at + (2 * P + 1 + d) * L); }
+    HYDRAPOT_INLINE Vec<T> v(int d) const { return get<T>(at + (10 + d) * L); }
+    HYDRAPOT_INLINE Vec<T> b(int d) const { return get<T>(at + (13 + d) * L); }
+};
+
+// W: vectors in a chunk of the table.
+template <class T, bool SPLINE, int P, int W>
 void second_rows(const MessageArrays<T>& p, const MessageScratch<T>& s, Index first, Index last) {
     constexpr int L = Simd<T>::lanes;
-    const Index F = p.F, width = record_width(p);
+    const Index F = p.F, width = record_width(p), stride = F * packed_parts(P);
     for (Index i = first; i < last; ++i) {
         const Index row = i * p.degree;
         rates_of_row(p, row, p.counts[i], s.geometry);
         for (Index f = 0; f < F; f += L) {
+            const Index within = f % (W * L), chunk = (f - within) * P * p.table_rows + within;
+            const T* table = p.table + chunk;
+            T* d_table = s.d_table + chunk;
+            const T* packed = p.packed + f * packed_parts(P);
+            const Packed<T, P> own{packed + i * stride};
             Vec<T> sum[4] = {}, c[P], a[P], v[3] = {}, b[3] = {}, d_c[2] = {}, A[3] = {}, B[3] = {};
 #pragma GCC unroll 3
             for (int part = 0; part < P; ++part) {
-                c[part] = get<T>(p.context + (i * P + part) * F + f);
-                a[part] = p.context_tangent ? get<T>(p.context_tangent + (i * P + part) * F + f) : zero<T>();
+                c[part] = own.c(part);
+                a[part] = own.a(part);
             }
             if constexpr (P == 3) {
 #pragma GCC unroll 3
                 for (int d = 0; d < 3; ++d) {
-                    v[d] = get<T>(p.vectors + (i * 3 + d) * F + f);
-                    b[d] = p.vector_tangent ? get<T>(p.vector_tangent + (i * 3 + d) * F + f) : zero<T>();
+                    v[d] = own.v(d);
+                    b[d] = own.b(d);
                 }
             }
-            for (Index e = row; e < row + p.counts[i]; ++e) {
+            for (int n = 0; n < p.counts[i]; ++n) {
+                const Index e = row + n;
                 if (p.cells[e] < 0) {
                     continue;
                 }
                 const T* record = p.records + e * width;
-                const T* own = s.geometry + 8 * (e - row);
-                const T* other = own + 4;
-                const Index j = p.senders[e], cell = Index(p.cells[e]) * P * F + f;
-                const EdgeFilters<T, SPLINE, P, 1, true> w(p, record, p.table + cell);
+                const T* rate = s.geometry + 8 * n;  // of the edge, then of its reverse
+                const Index cell = Index(p.cells[e]) * P * W * L;
+                const Packed<T, P> j{packed + p.senders[e] * stride};
+                const EdgeFilters<T, SPLINE, P, 1, W, true> w(p, record, table + cell);
                 // As receiver of what j sends.
                 {
-                    const T* cj = p.context + j * P * F + f;
-                    const Vec<T> c0 = get<T>(cj), c1 = get<T>(cj + F);
-                    Vec<T> m0 = own[0] * w.slope[0][0] * c0;
-                    Vec<T> along = own[0] * w.slope[1][0] * c1;
-                    const T* aj = p.context_tangent + j * P * F + f;
-                    if (p.context_tangent) {
-                        m0 += w.value[0][0] * get<T>(aj);
-                        along += w.value[1][0] * get<T>(aj + F);
-                    }
-                    const Vec<T> turn = w.value[1][0] * c1;
-                    sum[0] += m0;
+                    const Vec<T> c1 = j.c(1), turn = w.value[1][0] * c1;
+                    const Vec<T> along = rate[0] * w.slope[1][0] * c1 + w.value[1][0] * j.a(1);
+                    sum[0] += rate[0] * w.slope[0][0] * j.c(0) + w.value[0][0] * j.a(0);
 #pragma GCC unroll 3
                     for (int d = 0; d < 3; ++d) {
-                        sum[1 + d] += along * record[d] + turn * own[1 + d];
+                        sum[1 + d] += along * record[d] + turn * rate[1 + d];
                     }
                     if constexpr (P == 3) {
-                        const Vec<T> c2 = get<T>(cj + 2 * F);
-                        Vec<T> carried = own[0] * w.slope[2][0] * c2;
-                        if (p.context_tangent) {
-                            carried += w.value[2][0] * get<T>(aj + 2 * F);
-                        }
-                        const T* vj = p.vectors + j * 3 * F + f;
+                        const Vec<T> c2 = j.c(2), factor = w.value[2][0] * c2;
+                        const Vec<T> carried = rate[0] * w.slope[2][0] * c2 + w.value[2][0] * j.a(2);
 #pragma GCC unroll 3
                         for (int d = 0; d < 3; ++d) {
-                            sum[1 + d] += carried * get<T>(vj + d * F);
-                        }
-                        if (p.vector_tangent) {
-                            const T* bj = p.vector_tangent + j * 3 * F + f;
-                            const Vec<T> factor = w.value[2][0] * c2;
-#pragma GCC unroll 3
-                            for (int d = 0; d < 3; ++d) {
-                                sum[1 + d] += factor * get<T>(bj + d * F);
-                            }
+                            sum[1 + d] += carried * j.v(d) + factor * j.b(d);
                         }
                     }
                 }
                 // As sender of what j receives.
-                const T D = other[0];
-                const T* Gamma = p.vector_gradient + j * 3 * F + f;
-                const Vec<T> G[3] = {get<T>(Gamma), get<T>(Gamma + F), get<T>(Gamma + 2 * F)};
-                const Vec<T> t0 = get<T>(p.scalar_gradient + j * F + f);
+                const T D = rate[4];
+                const Vec<T> G[3] = {j.Gamma(0), j.Gamma(1), j.Gamma(2)};
+                const Vec<T> t0 = j.gamma();
                 const Vec<T> t1 = -(record[0] * G[0] + record[1] * G[1] + record[2] * G[2]);
-                const Vec<T> turned = other[1] * G[0] + other[2] * G[1] + other[3] * G[2];
+                const Vec<T> turned = rate[5] * G[0] + rate[6] * G[1] + rate[7] * G[2];
                 d_c[0] += D * w.slope[0][0] * t0;
                 d_c[1] += D * w.slope[1][0] * t1 + w.value[1][0] * turned;
                 Vec<T> g[P][1], h[P][1];
@@ -413,17 +444,17 @@ void second_rows(const MessageArrays<T>& p, const MessageScratch<T>& s, Index fi
                 h[1][0] = D * t1 * c[1];
                 if constexpr (P == 3) {
                     const Vec<T> t2 = v[0] * G[0] + v[1] * G[1] + v[2] * G[2];
-                    const Vec<T> rate = b[0] * G[0] + b[1] * G[1] + b[2] * G[2];
+                    const Vec<T> change = b[0] * G[0] + b[1] * G[1] + b[2] * G[2];
                     const Vec<T> slope = D * w.slope[2][0];
 #pragma GCC unroll 3
                     for (int d = 0; d < 3; ++d) {
                         A[d] += w.value[2][0] * G[d];
                         B[d] += slope * G[d];
                     }
-                    g[2][0] = t2 * a[2] + rate * c[2];
+                    g[2][0] = t2 * a[2] + change * c[2];
                     h[2][0] = D * t2 * c[2];
                 }
-                add_to_table<T, SPLINE, P, 1, true>(p, record, s.d_table + cell, g, h);
+                add_to_table<T, SPLINE, P, 1, W, true>(p, record, d_table + cell, g, h);
             }
             put<T>(p.scalar_sum + i * F + f, sum[0]);
             T* d_context = p.d_context + i * P * F + f;
@@ -458,14 +489,25 @@ void gradient_of(const MessageArrays<T>& p, const MessageScratch<T>& s, Index fi
 
 template <class T, bool SPLINE, int P>
 void sum_of(const MessageArrays<T>& p, const MessageScratch<T>&, Index first, Index last) {
-    const bool pairs = p.F % (2 * Simd<T>::lanes) == 0;
+    const bool pairs = p.C > Simd<T>::lanes;
     pairs ? sum_rows<T, SPLINE, P, 2>(p, first, last) : sum_rows<T, SPLINE, P, 1>(p, first, last);
 }
 
 template <class T, bool SPLINE, int P>
 void gradient_of_parts(const MessageArrays<T>& p, const MessageScratch<T>& s, Index first, Index last) {
-    const bool pairs = p.F % (2 * Simd<T>::lanes) == 0;
+    const bool pairs = p.C > Simd<T>::lanes;
     pairs ? gradient_of<T, SPLINE, P, 2>(p, s, first, last) : gradient_of<T, SPLINE, P, 1>(p, s, first, last);
+}
+
+template <class T, bool SPLINE, int P>
+void second_of(const MessageArrays<T>& p, const MessageScratch<T>& s, Index first, Index last) {
+    const bool pairs = p.C > Simd<T>::lanes;
+    pairs ? second_rows<T, SPLINE, P, 2>(p, s, first, last) : second_rows<T, SPLINE, P, 1>(p, s, first, last);
+}
+
+template <class T>
+void pack_atoms(const MessageArrays<T>& p, Index first, Index last) {
+    p.vectors ? pack_rows<T, 3>(p, first, last) : pack_rows<T, 2>(p, first, last);
 }
 
 #define HYDRAPOT_OF_PARTS(name, kernel)                                                                              \
@@ -480,13 +522,13 @@ void gradient_of_parts(const MessageArrays<T>& p, const MessageScratch<T>& s, In
     }
 HYDRAPOT_OF_PARTS(message_sum, sum_of)
 HYDRAPOT_OF_PARTS(message_gradient, gradient_of_parts)
-HYDRAPOT_OF_PARTS(message_second, second_rows)
+HYDRAPOT_OF_PARTS(message_second, second_of)
 #undef HYDRAPOT_OF_PARTS
 
 template <class T>
 const MessageKernels<T>& message_table() {
-    static const MessageKernels<T> table = {Simd<T>::lanes, describe_edges<T>, message_sum<T>, message_gradient<T>,
-                                            message_second<T>};
+    static const MessageKernels<T> table = {Simd<T>::lanes,  pack_atoms<T>,       describe_edges<T>,
+                                            message_sum<T>, message_gradient<T>, message_second<T>};
     return table;
 }
 
