@@ -67,6 +67,8 @@ def train(
             threads=threads,
             console=console,
             launch=launch,
+            # A launcher's process is ours to end; one without may be that of a caller.
+            last=launch.launcher != "none",
         )
     for head, value in sorted(relative_force_errors(result.metrics).items(), key=lambda item: item[1]):
         metrics = result.metrics[head]

@@ -315,6 +315,22 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(project: Path, tmp_p
     assert load(str(tmp_path / "run" / "tiny.safetensors")).heads == ["copper", "molecules"]
 
 
+@pytest.mark.parametrize(("minutes", "code"), [("null", 0), ("0.0", STOPPED)])
+def test_a_signal_after_the_end_changes_no_exit_code(project: Path, tmp_path: Path, minutes: str, code: int) -> None:
+    """Slurm warns a run that is just done, and ends the processes that are slower to exit than the first of them."""
+    script = tmp_path / "late.py"
+    script.write_text(
+        "import atexit, os, signal\n"
+        "for late in (signal.SIGUSR1, signal.SIGTERM):\n"
+        "    atexit.register(os.kill, os.getpid(), late)\n" + CLI
+    )
+    step = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_LOCALID": "0", "SLURM_STEP_NODELIST": "localhost"}
+    command = [sys.executable, str(script), "train", str(project / "train.yaml"), "--data", str(project / "data")]
+    command += ["-o", str(tmp_path / "run"), "--set", "run.steps=2", "--set", f"run.walltime_minutes={minutes}"]
+    done = subprocess.run(command, env=environment() | step, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == code, done.stderr[-3000:]
+
+
 def test_a_batch_without_a_finite_gradient_is_skipped_kept_and_counted(project: Path, tmp_path: Path) -> None:
     """One bad structure costs one step; it can be looked at; the weights never see it."""
     config = load_config(project / "train.yaml", overrides={"run.steps": 4, "run.validate_every": 4})

@@ -16,6 +16,9 @@ class StopRequest:
         Those that are asked for.
     patience
         Seconds within which a further signal is the same request: launchers pass on what a terminal sends to everybody.
+    last
+        Whether the process ends after this: from then on the signals are ignored, since one that comes too late (Slurm's
+        warning, the end of other processes) would only replace the exit code.
 
     Attributes
     ----------
@@ -24,10 +27,14 @@ class StopRequest:
     """
 
     def __init__(
-        self, *, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT), patience: float = 0.0
+        self,
+        *,
+        signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
+        patience: float = 0.0,
+        last: bool = False,
     ) -> None:
         self.requested: str | None = None
-        self.signals, self.patience = signals, patience
+        self.signals, self.patience, self.last = signals, patience, last
         self._since = 0.0
         self._previous: dict[int, object] = {}
 
@@ -47,4 +54,4 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, previous in self._previous.items():
-            signal.signal(number, previous)  # type: ignore[arg-type]
+            signal.signal(number, signal.SIG_IGN if self.last else previous)  # type: ignore[arg-type]

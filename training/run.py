@@ -68,6 +68,7 @@ def train(
     cache_dir: Path | None = None,
     console: Console | None = None,
     launch: Launch | None = None,
+    last: bool = False,
 ) -> TrainResult:
     """Train as configured, or go on with an interrupted run.
 
@@ -95,6 +96,8 @@ def train(
         For the progress display.
     launch
         How this process was started; asked of the environment if not given.
+    last
+        Whether the process ends after this: signals that ask to stop are ignored from the end of the run on.
 
     Raises
     ------
@@ -131,7 +134,7 @@ def train(
             bar.remove_task(task)
             # A launcher passes on what a terminal has sent to all already.
             patience = 0.0 if launch.world == 1 else 10.0
-            with StopRequest(signals=STOP_SIGNALS, patience=patience) as request:
+            with StopRequest(signals=STOP_SIGNALS, patience=patience, last=last) as request:
                 stops = Stops(request, deadline=deadline)
                 with _closed(setup, processes), matrix_products(config.run.precision, processes.device):
                     return _run(config, setup, bar, stops, processes, out=out, resume=resume)
