@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -46,6 +47,8 @@ def ending_together(launch: "Launch") -> Iterator[None]:
             explained = (ERROR, f"{type(error).__name__}: {error} (a defect of hydrapot: --debug shows where)")
         code, line = explained
         if not launch.main and not is_spokesman(error):
+            # That end of a launcher (srun --kill-on-bad-exit=1) is what the wait is for, and no reason for another code.
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(code))
             time.sleep(_COURTESY)
         say(f"error: {line}" if launch.main else f"error: process {launch.rank}: {line}")
     else:
