@@ -3,7 +3,9 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from hydrapot.potential.errors import ConfigurationError
 from hydrapot.training.config import load_config
 from hydrapot.training.jobs import JobOptions, job_script, submit_command, walltime_seconds, write_job
 from hydrapot.training.sites import SITES
-from tests.mpi_helpers import MPIEXEC, environment
+from tests.mpi_helpers import MPIEXEC, environment, wait_for
 from tests.training_helpers import write_datasets
 
 OPTIONS = JobOptions(nodes=2, walltime="2:00", account="ABC123", stage=True)
@@ -62,7 +64,10 @@ def test_what_the_sites_ask_for(project: Path):
     assert {"#SBATCH --constraint=nvme", "#SBATCH --signal=USR1@300", "#SBATCH --time=2:00:00"} <= set(
         directives(frontier)
     )
-    assert "--ntasks=16 --ntasks-per-node=8 --cpus-per-task=7 --gpus-per-task=1 --gpu-bind=closest" in frontier
+    assert (
+        "--ntasks=16 --ntasks-per-node=8 --kill-on-bad-exit=1 --cpus-per-task=7 --gpus-per-task=1 --gpu-bind=closest"
+        in frontier
+    )
     assert "#SBATCH --constraint=nvme" not in script_of(project, "frontier", replace(OPTIONS, stage=False))
     perlmutter = directives(script_of(project, "perlmutter"))
     assert {"#SBATCH --constraint=gpu", "#SBATCH --qos=regular", "#SBATCH --account=ABC123"} <= set(perlmutter)
@@ -126,6 +131,72 @@ def test_the_command_writes_once(project: Path, tmp_path: Path, capsys):
     with pytest.raises(SystemExit):
         app_main([*words, "--print"])
     assert capsys.readouterr().out == script.read_text()
+
+
+@pytest.fixture
+def slurm_job(project: Path, tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Start a job whose srun is a line of shell; of sbatch, what it is given is noted."""
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    (bin_ / "sbatch").write_text(f'#!/bin/sh\necho "$@" >>"{tmp_path}/submitted"\n')
+    config, out = project / "train.yaml", tmp_path / "run"
+    options = replace(OPTIONS, stage=False)
+    text = job_script("slurm", config, load_config(config), data=project / "data", out=out, options=options)
+    started: list[subprocess.Popen[str]] = []
+
+    def start(srun: str) -> subprocess.Popen[str]:
+        (bin_ / "srun").write_text(f'#!/bin/bash\necho srun "$@" >>"{tmp_path}/launched"\n{srun}\n')
+        for file in bin_.iterdir():
+            file.chmod(0o755)
+        (place,) = [line for line in text.splitlines() if line.startswith("export PATH=")]
+        script = tmp_path / "job.sh"
+        script.write_text(text.replace(place, f'export PATH="{bin_}":"$PATH"'))
+        variables = os.environ | {"SLURM_JOB_ID": "7"}
+        started.append(subprocess.Popen(["bash", str(script)], env=variables, text=True, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.wait(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("code", "saved", "follows"),
+    [
+        (0, True, False),
+        (1, True, False),  # wrong input
+        (3, True, True),  # walltime, or a process that died
+        (3, False, False),
+        (137, True, True),  # killed
+        (138, True, True),  # Slurm's warning
+        (143, True, True),  # preempted: only the processes of the training get the signal
+        (143, False, False),
+    ],
+)
+def test_another_job_follows_where_it_helps(slurm_job, tmp_path: Path, code: int, saved: bool, follows: bool):
+    state = tmp_path / "run" / "state.safetensors"
+    job = slurm_job(f"sleep 0.1; {f'touch {state}; ' if saved else ''}exit {code}")
+    assert job.wait(timeout=30) == code
+    assert (tmp_path / "submitted").exists() == follows, (tmp_path / "run" / "job.txt").read_text()
+
+
+def test_no_job_follows_one_that_is_cancelled(slurm_job, tmp_path: Path):
+    """The scheduler ends the script too."""
+    state = tmp_path / "run" / "state.safetensors"
+    job = slurm_job(f"trap 'touch {state}; exit 143' TERM; touch {tmp_path}/ready; while :; do sleep 0.05; done")
+    wait_for((tmp_path / "ready").exists)
+    os.killpg(job.pid, signal.SIGTERM)
+    assert job.wait(timeout=30) == -signal.SIGTERM
+    wait_for(state.exists)
+    assert not (tmp_path / "submitted").exists()
+
+
+def test_srun_gets_the_threads_and_ends_all_with_one(slurm_job, tmp_path: Path):
+    """Slurm may bind no process to its cores: then the cores of a process say nothing of its share."""
+    slurm_job("exit 1").wait(timeout=30)
+    launched = (tmp_path / "launched").read_text()
+    assert launched.startswith("srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task=1 ")
+    assert "hydrapot train --threads 1 " in launched
 
 
 @pytest.mark.skipif(MPIEXEC is None, reason="needs mpiexec")

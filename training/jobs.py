@@ -19,8 +19,9 @@ from hydrapot.training.sites import Site, find_site
 SCRIPT_FILE = "job.sh"
 #: Text that goes into a line for the scheduler, or names a queue or an account.
 _PLAIN = re.compile(r"[\w.@:=,+/-]+")
-#: Exit codes after which another job would not help: wrong input, wrong command line, ended by the user.
-_FINAL = (1, 2, 130, 143)
+#: Exit codes after which another job would not help: wrong input, wrong command line, Ctrl-C. 143 is not among them: a job
+#: that is preempted gets SIGTERM on its processes, while one that the user cancels gets it on the script too.
+_FINAL = (1, 2, 130)
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,8 @@ def _body(machine: Site, options: JobOptions, *, tasks: int, seconds: int, names
     threads = options.threads or machine.threads
     total = options.nodes * tasks
     if machine.scheduler == "slurm":
-        own = machine.launcher or (f"--cpus-per-task={threads}",)
+        # A process that dies ends the others, which might wait for it long; wrong input is said by one.
+        own = ("--kill-on-bad-exit=1", *(machine.launcher or (f"--cpus-per-task={threads}",)))
         numbers = f"srun --nodes={options.nodes} --ntasks={total} --ntasks-per-node={tasks}"
         each = f"srun --nodes={options.nodes} --ntasks={options.nodes} --ntasks-per-node=1"
         submit, job = "sbatch", "SLURM_JOB_ID"
@@ -235,7 +237,7 @@ def _body(machine: Site, options: JobOptions, *, tasks: int, seconds: int, names
         f"export OMP_NUM_THREADS={threads}",
         "",
         "# --- launchers: the training, and a command once on each node ---",
-        f'train() {{ {" ".join([numbers, *own])} hydrapot train "$@"; }}',
+        f'train() {{ {" ".join([numbers, *own])} hydrapot train --threads {threads} "$@"; }}',
         f'on_each_node() {{ {each} "$@"; }}',
         "",
         'mkdir -p -- "$out" || exit 1',
