@@ -24,6 +24,7 @@ VERBS = {
     "data": "hydrapot.cli.data:data",
     "split": "hydrapot.cli.split:split",
     "train": "hydrapot.cli.train:train",
+    "finetune": "hydrapot.cli.finetune:finetune",
     "card": "hydrapot.cli.train:card",
     "scaling": "hydrapot.cli.scaling:scaling",
     "job": "hydrapot.cli.job:job",

@@ -15,6 +15,7 @@ from hydrapot.training.messages import Backend
 from hydrapot.training.meter import TelemetryConfig
 from hydrapot.training.objective import ObjectiveConfig
 from hydrapot.training.precision import Precision
+from hydrapot.training.start import StartConfig
 
 
 class _Section(BaseModel):
@@ -152,7 +153,9 @@ class RunConfig(_Section):
 
     steps: int = Field(default=20_000, ge=1, description="Optimizer steps.")
     seed: int = Field(default=0, description="Of the initial weights and of the order of the data.")
-    compile: bool = Field(default=True, description="Compile the training step (about a minute, then about 1.6 × as fast).")
+    compile: bool = Field(
+        default=True, description="Compile the training step (about a minute, then about 1.6 × as fast)."
+    )
     backend: Backend = Field(
         default="auto",
         description="Code of the sums over neighbors: native (C++, on CPUs: several times faster and small in memory), torch, or"
@@ -196,6 +199,7 @@ class TrainConfig(_Section):
     layout: LayoutConfig = Field(default_factory=LayoutConfig)
     run: RunConfig = Field(default_factory=RunConfig)
     telemetry: TelemetryConfig = Field(default_factory=TelemetryConfig)
+    start: StartConfig | None = Field(default=None, description="A trained model to begin with; none if not given.")
     split: str = Field(
         default="split.json",
         description="Split manifest (JSON), relative to this file; not read where all datasets are stores that are divided.",

@@ -78,6 +78,8 @@ class Loop:
         self.config, self.progress, self.layout, self.rule = config, progress, layout, rule
         self.emphasis, self.step = emphasis, step
         self.feed, self.report, self.stops, self.observer = feed, report, stops, observer
+        #: Errors per head before the first step, of a run that starts from a trained model.
+        self.before: dict[str, Metrics] = {}
 
     def run(self, bar: Bar) -> tuple[str | None, dict[str, Metrics]]:
         """Train to the last step, or until asked to stop.
@@ -92,6 +94,9 @@ class Loop:
             More gradients than allowed were not finite.
         """
         steps, run, progress, report = self.config.run.steps, self.config.run, self.progress, self.report
+        if self.config.start is not None and progress.step == 0:
+            self._validate(bar)  # what the model is worth that the run starts from
+            self.before = report.last_metrics
         task = bar.add_task("training", total=steps, completed=progress.step)
         began, before = time.monotonic(), progress.seconds
         stopped: str | None = None

@@ -30,10 +30,12 @@ class ModelFile:
         The run.
     out
         Output directory.
+    start
+        Content hash of the model that the run starts from, or None.
     """
 
-    def __init__(self, potential: Potential, config: TrainConfig, *, out: Path) -> None:
-        self.config = config
+    def __init__(self, potential: Potential, config: TrainConfig, *, out: Path, start: str | None = None) -> None:
+        self.config, self.start = config, start
         self.path = out / f"{config.name}.safetensors"
         self.info: CheckpointInfo = potential.info
         self.references: dict[str, ReferenceEnergies] = dict(potential.references)
@@ -56,6 +58,7 @@ class ModelFile:
             "split": progress.split,
             "threads": torch.get_num_threads(),
             "processes": world,
+            **({"start": self.start} if self.start else {}),
             "config": self.config.model_dump(mode="json", exclude={"datasets", "model"}),
         }
         state = torch.random.get_rng_state()

@@ -152,6 +152,7 @@ def _identity(config: TrainConfig) -> dict[str, Any]:
     names = [d.name for d in config.datasets]
     return {
         "model": config.model,
+        "start": config.start,
         "objective": config.objective,
         "balancing": config.balancing.model_copy(update={"measure_every": 0}),
         "run.precision": config.run.precision,

@@ -51,6 +51,8 @@ class TrainResult:
     finished: bool
     stop_reason: str
     metrics: dict[str, Metrics]
+    #: Those before the first step, of a run that started from a trained model; otherwise empty.
+    before: dict[str, Metrics]
     #: "group" or "interpolation" for each head: how its validation structures were separated.
     splits: dict[str, str]
     #: Name of the signal that ended the run early, or None.
@@ -185,7 +187,7 @@ def _run(
     branches = branch_numbers(config.layout, setup.potential.heads)
     sampler = make_sampler(setup, config, parts=parts, branches=branches)
     own = sampler.part(processes.rank, processes.world)
-    model_file = ModelFile(setup.potential, config, out=out)
+    model_file = ModelFile(setup.potential, config, out=out, start=setup.start)
     layout = make_layout(config.layout, setup.potential, processes=processes, sampler=sampler)
     sums = training_message_sum(layout.potential, backend=config.run.backend)
     step_kind = CompiledStep if config.run.compile else EagerStep
@@ -232,6 +234,7 @@ def _run(
         finished=progress.step >= config.run.steps,
         stop_reason=reason,
         metrics=metrics,
+        before=loop.before,
         splits={name: head.split for name, head in model_file.info.heads.items()},
         signal=stopped if stopped is not None and stopped.startswith("SIG") else None,
     )

@@ -28,6 +28,7 @@ from hydrapot.training.data.source import concatenate, read_all
 from hydrapot.training.data.store import Store, is_store
 from hydrapot.training.datasets import ISOLATED, OpenedDataset, check_present, open_datasets
 from hydrapot.training.initialize import fit_readout
+from hydrapot.training.start import Start
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class Setup:
     #: SHA-256 (16 digits) of the split, which names every dataset's content and validation structures.
     split: str
     opened: Mapping[str, OpenedDataset]
+    #: Content hash of the model that the run starts from, or None.
+    start: str | None = None
 
     def close(self) -> None:
         """Close the datasets; with distributed ones all processes call this together."""
@@ -109,6 +112,7 @@ def set_up(
     ------
     ConfigurationError, DatasetError
     """
+    start = _start(config)
     opened = open_datasets(config, data=data, manifest_path=manifest_path, cache_dir=cache_dir, world=share[1])
     censuses: dict[str, Census | None] = {}
     contents: dict[str, Contents] = {}
@@ -128,7 +132,7 @@ def set_up(
         labels[d.name] = dataset.label or _label(contents[d.name], held)
         samples[d.name] = dataset.sample(size=config.data.sample, contents=contents[d.name])
         known = concatenate([samples[d.name], dataset.isolated])
-        references[d.name] = make_references(known, np.arange(len(samples[d.name])), mode=d.references, prior=d.prior)
+        references[d.name] = _references(d, known, trained=len(samples[d.name]), start=start)
     info = CheckpointInfo(
         architecture=config.model,
         heads={d.name: head_info(d, contents[d.name], label=labels[d.name]) for d in config.datasets},
@@ -137,6 +141,8 @@ def set_up(
     torch.manual_seed(config.run.seed)
     potential = Potential(info, references=references)
     torch.random.set_rng_state(generator_state)
+    if start is not None:
+        start.apply(potential)
     budget = Budget(config.data.neighbor_gib * 2**30)
     training: dict[str, TrainingSet] = {}
     validation, scales = {}, {}
@@ -146,8 +152,9 @@ def set_up(
         training[d.name] = make.training(dataset, samples.pop(d.name), census)
         validation[d.name] = make.prepared(held_out.pop(d.name))
         scales[d.name] = training[d.name].sample.scales()
-        potential.head(d.name).scale = scales[d.name].forces
-        fit_readout(potential, training[d.name].sample, head=d.name)
+        if start is None or start.copied(d.name) is None:
+            potential.head(d.name).scale = scales[d.name].forces
+            fit_readout(potential, training[d.name].sample, head=d.name)
         if progress is not None:
             progress(d.name)
     return Setup(
@@ -157,7 +164,25 @@ def set_up(
         scales=scales,
         split=_split_hash(opened),
         opened=opened,
+        start=None if start is None else start.potential.info.content_hash,
     )
+
+
+def _start(config: TrainConfig) -> Start | None:
+    if config.start is None:
+        return None
+    names = [d.name for d in config.datasets]
+    return Start.load(config.start, architecture=config.model, datasets=names)
+
+
+def _references(config: DatasetConfig, known: Frames, *, trained: int, start: Start | None) -> ReferenceEnergies:
+    """Reference energies of a dataset from its first `trained` structures, and from isolated atoms behind them."""
+    head = None if start is None else start.copied(config.name)
+    prior = config.prior
+    if start is not None and head is not None and config.references == "fit":
+        known, own = start.left_over(known.subset(np.arange(trained)), head=head)
+        trained, prior = len(known), {**own, **(prior or {})}
+    return make_references(known, np.arange(trained), mode=config.references, prior=prior)
 
 
 def _label(training: Contents, validation: Contents) -> str:

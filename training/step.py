@@ -254,6 +254,8 @@ class CompiledStep:
         """Losses, and the gradient of the total for each trainable parameter."""
         module = self.eager.module
         parameters = dict(module.named_parameters())
+        # Those that are not trained last.
+        parameters = dict(sorted(parameters.items(), key=lambda item: not item[1].requires_grad))
         values = [p.detach() for p in parameters.values()]
         if self._compiled is None and not self.failed:
             try:
@@ -270,10 +272,11 @@ class CompiledStep:
 
     def _trace(self, parameters: Mapping[str, Tensor]) -> Callable[..., list[Tensor]]:
         module, names = self.eager.module, list(parameters)
+        trained = sum(p.requires_grad for p in parameters.values())
 
         def run(values: list[Tensor], packed: list[Tensor]) -> list[Tensor]:
-            leaves = [v.detach().requires_grad_() for v in values]
-            named = dict(zip(names, leaves, strict=True))
+            leaves = [v.detach().requires_grad_() for v in values[:trained]]
+            named = dict(zip(names, [*leaves, *(v.detach() for v in values[trained:])], strict=True))
 
             def energies(graph: Graph, head_index: Tensor) -> Tensor:
                 return functional_call(module, named, (graph, head_index))  # type: ignore[no-any-return]

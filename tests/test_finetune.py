@@ -1,0 +1,211 @@
+"""Training that starts from a trained model, and fine-tuning: what is copied, what is fitted, what is refused."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from ase.io import read, write
+from rich.console import Console
+from typer.testing import CliRunner
+
+from hydrapot.calculators import HydrapotCalculator
+from hydrapot.cli.main import build_app
+from hydrapot.potential import load
+from hydrapot.potential.errors import ConfigurationError, UnknownHeadError
+from hydrapot.training.config import load_config
+from hydrapot.training.finetune import CONFIG_FILE, prepare_finetuning
+from hydrapot.training.run import STATE_FILE, TrainResult, train
+from hydrapot.training.setup import set_up
+from tests.training_helpers import write_datasets
+
+#: eV per atom: the labels of another code, whose zero is elsewhere.
+SHIFT = 1234.5
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained model (``base.safetensors``), and the labels of copper once more with another zero of energy."""
+    folder = tmp_path_factory.mktemp("project")
+    write_datasets(folder)
+    result = _train(folder, folder / "base", "train.yaml", {"run.steps": 150, "run.validate_every": 150})
+    result.checkpoint.rename(folder / "base.safetensors")
+    shifted = folder / "shifted"
+    shifted.mkdir()
+    frames = read(folder / "data" / "copper.extxyz", ":")
+    for atoms in frames:
+        atoms.calc.results["energy"] += SHIFT * len(atoms)
+        atoms.info["dataset"] = "mine"
+    write(shifted / "mine.extxyz", frames, format="extxyz")
+    return folder
+
+
+def _train(folder: Path, out: Path, config: str, overrides: dict[str, object], data: Path | None = None) -> TrainResult:
+    loaded = load_config(folder / config, overrides=overrides)
+    return train(
+        loaded,
+        data=data or folder / "data",
+        manifest_path=(folder / config).parent / loaded.split,
+        out=out,
+        threads=1,
+        cache_dir=folder / "cache",
+        console=Console(quiet=True),
+    )
+
+
+def _prepared(project: Path, out: Path, **options: object) -> Path:
+    settings: dict[str, object] = {"head": "copper", "functional": "EMT", "steps": 20} | options
+    return prepare_finetuning(
+        str(project / "base.safetensors"), project / "shifted" / "mine.extxyz", out=out, **settings
+    )  # type: ignore[arg-type]
+
+
+def _finetune(project: Path, out: Path, overrides: dict[str, object] | None = None, **options: object) -> TrainResult:
+    _prepared(project, out, **options)
+    return _train(out, out, CONFIG_FILE, overrides or {}, data=project / "shifted")
+
+
+def test_another_zero_of_energy_costs_nothing(project: Path, tmp_path: Path) -> None:
+    """Before the first step the model predicts the labels as well as the head that it starts from predicted its own."""
+    result = _finetune(project, tmp_path / "run", steps=1, learning_rate=1e-9)
+    (before,) = result.before.values()
+    own = load(str(project / "base.safetensors")).info.heads["copper"].metrics
+    # The division differs from that of the base model, so the errors are alike, not equal.
+    assert before["force_mae_mev_per_a"] == pytest.approx(own["force_mae_mev_per_a"], rel=0.5)
+    assert before["energy_mae_mev_per_atom"] < 3.0 * own["energy_mae_mev_per_atom"] + 5.0
+    atoms = read(project / "shifted" / "mine.extxyz", 0)
+    label = atoms.get_potential_energy()
+    atoms.calc = HydrapotCalculator(str(result.checkpoint), head="mine")
+    assert atoms.get_potential_energy() / len(atoms) == pytest.approx(label / len(atoms), abs=0.1)
+
+
+def test_it_learns_what_the_labels_say(project: Path, tmp_path: Path) -> None:
+    result = _finetune(project, tmp_path / "run", steps=150, learning_rate=5e-3)
+    (before,), (after,) = result.before.values(), result.metrics.values()
+    assert after["force_mae_mev_per_a"] < before["force_mae_mev_per_a"]
+    model = load(str(result.checkpoint))
+    assert model.heads == ["mine"]
+    provenance = model.info.provenance
+    assert provenance["start"] == load(str(project / "base.safetensors")).info.content_hash
+    assert provenance["config"]["start"]["heads"] == {"mine": "copper"}
+    assert model.info.heads["mine"].level_of_theory.functional == "EMT"
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_head_alone_leaves_the_encoder_as_it_is(monkeypatch, project: Path, tmp_path: Path, compiled: bool) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    settings = {"run.compile": compiled}
+    result = _finetune(project, tmp_path / "run", settings, steps=5, learning_rate=5e-3, train_encoder=False)
+    base, tuned = (load(str(path)) for path in (project / "base.safetensors", result.checkpoint))
+    theirs = dict(base.named_parameters())
+    for name, parameter in tuned.named_parameters():
+        if not name.startswith("energy_heads"):
+            assert torch.equal(parameter, theirs[name]), name
+    assert not torch.equal(tuned.head("mine").output.weight, base.head("copper").output.weight)
+
+
+def test_heads_without_a_model_begin_at_random_on_the_features_of_the_start(project: Path, tmp_path: Path) -> None:
+    """Two datasets, one mapped: encoder and one head are copies, the other head is fitted to its energies as always."""
+    start = {"model": str(project / "base.safetensors"), "heads": {"copper": "copper"}}
+    config = load_config(project / "train.yaml", overrides={"start": start})
+    setup = set_up(config, data=project / "data", manifest_path=project / "split.json", cache_dir=project / "cache")
+    base = load(start["model"])
+    assert torch.equal(setup.potential.encoder.embedding.weight, base.encoder.embedding.weight)
+    assert torch.equal(setup.potential.head("copper").hidden.weight, base.head("copper").hidden.weight)
+    assert setup.potential.head("copper").scale == base.head("copper").scale
+    assert not torch.equal(setup.potential.head("molecules").hidden.weight, base.head("molecules").hidden.weight)
+    assert setup.potential.head("molecules").scale == setup.scales["molecules"].forces
+    # The same labels, so the reference energies that the head leaves are its own.
+    own, found = base.references["copper"].values, setup.potential.references["copper"].values
+    assert found[29] == pytest.approx(own[29], abs=0.05)
+
+
+def test_isolated_atoms_of_all_elements_are_the_references(project: Path, tmp_path: Path) -> None:
+    frames = read(project / "shifted" / "mine.extxyz", ":")
+    atom = frames[0][:1].copy()
+    atom.set_pbc(False)
+    atom.info = {"energy": SHIFT + 3.0, "config_type": "isolated_atom", "dataset": "with_atoms"}
+    for a in frames:
+        a.info["dataset"] = "with_atoms"
+    write(tmp_path / "with_atoms.extxyz", [*frames, atom], format="extxyz")
+    out = tmp_path / "run"
+    path = prepare_finetuning(
+        str(project / "base.safetensors"),
+        tmp_path / "with_atoms.extxyz",
+        head="copper",
+        functional="EMT",
+        out=out,
+        steps=2,
+    )
+    assert yaml.safe_load(path.read_text())["datasets"][0]["references"] == "isolated"
+    result = _train(out, out, CONFIG_FILE, {}, data=tmp_path)
+    assert load(str(result.checkpoint)).references["with_atoms"].values[29] == SHIFT + 3.0
+
+
+def test_a_run_resumes_and_refuses_another_start(project: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    _finetune(project, out, steps=20)
+    assert (out / STATE_FILE).exists()
+    config = load_config(out / CONFIG_FILE, overrides={"start.heads": {"mine": "molecules"}})
+    with pytest.raises(ConfigurationError, match="another 'start'"):
+        train(
+            config,
+            data=project / "shifted",
+            manifest_path=out / "split.json",
+            out=out,
+            resume=True,
+            cache_dir=project / "cache",
+        )
+
+
+def test_what_does_not_fit_is_named(project: Path, tmp_path: Path) -> None:
+    base = str(project / "base.safetensors")
+    with pytest.raises(UnknownHeadError, match="2 heads"):
+        _prepared(project, tmp_path / "a", head=None)
+    with pytest.raises(UnknownHeadError, match="'gold'"):
+        _prepared(project, tmp_path / "b", head="gold")
+    with pytest.raises(ConfigurationError, match="say --functional"):
+        _prepared(project, tmp_path / "c", functional=None)
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(ConfigurationError, match=r"model\.encoder\.channels is 16 and 8 in .*base"):
+        _setup(project, {"model.encoder.channels": 16, "start": {"model": base}})
+    with pytest.raises(ConfigurationError, match="'gold', which is none of the datasets"):
+        _setup(project, {"start": {"model": base, "heads": {"gold": "copper"}}})
+    _prepared(project, tmp_path / "d")
+    with pytest.raises(ConfigurationError, match="exists: go on"):
+        _prepared(project, tmp_path / "d")
+    few = read(project / "shifted" / "mine.extxyz", ":1")
+    few[0].info["dataset"] = "few"
+    write(tmp_path / "few.extxyz", few, format="extxyz")
+    with pytest.raises(ConfigurationError, match="1 structures are too few"):
+        prepare_finetuning(base, tmp_path / "few.extxyz", head="copper", functional="EMT", out=tmp_path / "e")
+
+
+def _setup(project: Path, overrides: dict[str, object]) -> None:
+    config = load_config(project / "train.yaml", overrides=overrides)
+    set_up(config, data=project / "data", manifest_path=project / "split.json", cache_dir=project / "cache")
+
+
+def test_the_command(project: Path, tmp_path: Path) -> None:
+    """Errors before and after on the screen, a model and its configuration in the folder; a second run is refused."""
+    command = ["finetune", str(project / "base.safetensors"), str(project / "shifted" / "mine.extxyz")]
+    command += [
+        "--head",
+        "copper",
+        "--functional",
+        "EMT",
+        "--steps",
+        "10",
+        "--threads",
+        "1",
+        "-o",
+        str(tmp_path / "run"),
+    ]
+    done = CliRunner().invoke(build_app(), command)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"forces\s+MAE\s+[\d.e+]+ → [\d.e+]+ meV/Å", done.output)
+    assert {p.name for p in (tmp_path / "run").iterdir()} >= {"mine.safetensors", CONFIG_FILE, "split.json"}
+    assert CliRunner().invoke(build_app(), command).exit_code != 0
+    again = CliRunner().invoke(build_app(), [*command, "--resume"])
+    assert again.exit_code == 0, again.output
