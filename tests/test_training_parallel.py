@@ -25,6 +25,7 @@ from hydrapot.training.interrupt import StopRequest
 from hydrapot.training.launch import Launch, find_launch, first_host
 from hydrapot.training.layout import LayoutConfig, branch_numbers
 from hydrapot.training.layouts import check_layout
+from hydrapot.training.processes import Processes, thread_count
 from hydrapot.training.run import train
 from hydrapot.training.step import EagerStep
 from hydrapot.training.stopping import STOP_REASONS, Stops, find_deadline
@@ -238,9 +239,9 @@ def test_a_process_that_fails_when_others_are_done_speaks_alone(tmp_path: Path) 
         "from hydrapot.training.launch import find_launch\n"
         "from hydrapot.training.processes import SilentError, is_spokesman, joined\n"
         "launch, leave_word = find_launch(), processes._leave_word\n"
-        "def late(*args):\n"  # the other asks who speaks when process 0 is through
+        "def late(*args, **more):\n"  # the other asks who speaks when process 0 is through
         "    time.sleep(0.0 if launch.main else 1.0)\n"
-        "    leave_word(*args)\n"
+        "    leave_word(*args, **more)\n"
         "processes._leave_word = late\n"
         "try:\n"
         "    with joined(launch, device='cpu', timeout_minutes=1.0):\n"
@@ -401,6 +402,13 @@ def test_launchers_are_told_apart_by_their_variables() -> None:
     launch = find_launch(step | {"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0"})
     assert (launch.launcher, launch.rank, launch.world, launch.local_rank, launch.address) == ("srun", 3, 8, 1, "n4")
     assert launch.port == find_launch(step | {"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}).port
+    assert launch.cores is None
+    assert find_launch(step | {"SLURM_CPUS_PER_TASK": "4"}).cores == 4
+    # With --distribution=arbitrary the first node need not have process 0.
+    assert find_launch(step | {"SLURM_NODEID": "1"}).address == "n4"
+    assert find_launch(step | {"SLURM_PROCID": "0", "SLURM_NODEID": "0"}).address == "n4"
+    with pytest.raises(ConfigurationError, match="process 0 on another node than the first"):
+        find_launch(step | {"SLURM_PROCID": "0", "SLURM_NODEID": "1"})
     # Hydra starts its proxies with srun, one a node, and their children inherit its variables.
     hydra = {"PMI_RANK": "5", "PMI_SIZE": "16", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "4"}
     launch = find_launch(step | hydra)
@@ -420,6 +428,19 @@ def test_launchers_are_told_apart_by_their_variables() -> None:
         find_launch(torchrun | {"RANK": "4"})
     with pytest.raises(ConfigurationError, match="no number"):
         find_launch(torchrun | {"RANK": "x"})
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(None, 4), (2, 2), (8, 4)])
+def test_a_process_takes_its_share_of_the_cores_and_what_srun_was_asked_for(
+    cores: int | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes on a node of eight cores, bound to none."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(
+        "torch.distributed.all_gather_object", lambda found, own: found.__setitem__(slice(None), 2 * [own])
+    )
+    launch = Launch("srun", rank=0, world=2, cores=cores)
+    assert thread_count(Processes(launch, torch.device("cpu"))) == threads
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,9 @@ class Launch:
         Where the processes meet, or None if the launcher does not say.
     restarts, max_restarts
         How often torchrun has restarted the processes, and may.
+    cores
+        That srun was asked for by ``--cpus-per-task``: without binding a process may run on all cores of its node, also on
+        those that are not its own.
     """
 
     launcher: Launcher = "none"
@@ -59,6 +62,7 @@ class Launch:
     port: int | None = None
     restarts: int = 0
     max_restarts: int = 0
+    cores: int | None = None
 
     @property
     def main(self) -> bool:
@@ -91,6 +95,7 @@ def find_launch(environment: Mapping[str, str] | None = None) -> Launch:
             port=port,
             restarts=_number(environment, "TORCHELASTIC_RESTART_COUNT") if launcher == "torchrun" else 0,
             max_restarts=_number(environment, "TORCHELASTIC_MAX_RESTARTS") if launcher == "torchrun" else 0,
+            cores=_number(environment, "SLURM_CPUS_PER_TASK") or None if launcher == "srun" else None,
         )
     return Launch()
 
@@ -106,6 +111,11 @@ def _meeting_point(launcher: Launcher, environment: Mapping[str, str]) -> tuple[
     if "MASTER_ADDR" in environment and "MASTER_PORT" in environment:
         return environment["MASTER_ADDR"], _number(environment, "MASTER_PORT")
     if launcher == "srun":
+        if environment["SLURM_PROCID"] == "0" and environment.get("SLURM_NODEID", "0") != "0":
+            raise ConfigurationError(
+                "srun has put process 0 on another node than the first, where the processes would meet: leave out"
+                " --distribution=arbitrary, or set MASTER_ADDR and MASTER_PORT"
+            )
         job = f"{environment.get('SLURM_JOB_ID', '0')}{environment.get('SLURM_STEP_ID', '0')}"
         # Of the dynamic ports; another step of the same job gets another one.
         return first_host(environment["SLURM_STEP_NODELIST"]), 49_152 + int(re.sub(r"\D", "", job) or 0) % 16_000

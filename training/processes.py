@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # type: ignore[attr-defined]
 
 from hydrapot.potential.errors import ConfigurationError, SimulationError
+from hydrapot.training.interfaces import gloo_interface
 from hydrapot.training.launch import Launch
 
 DeviceKind = Literal["auto", "cpu", "cuda", "xpu"]
@@ -94,18 +95,20 @@ def joined(launch: Launch, *, device: DeviceKind = "auto", timeout_minutes: floa
         yield Processes(launch, place)
         return
     timeout = timedelta(minutes=timeout_minutes)
-    store = _meet(launch, timeout=timeout)
+    store, address = _meet(launch, timeout=timeout)
     processes = Processes(launch, place, PrefixStore("words", store))
-    spoken = False
+    backend = _BACKENDS[place.type]
+    interface = gloo_interface(store, address=address, world=launch.world) if backend == "gloo" else nullcontext()
+    connected = spoken = False
     try:
-        dist.init_process_group(
-            _BACKENDS[place.type], store=store, rank=launch.rank, world_size=launch.world, timeout=timeout
-        )
-        yield processes
-        # Nobody takes the meeting point away while others still need it; and here too another may turn out to be gone.
-        dist.barrier()
+        with interface:
+            dist.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.world, timeout=timeout)
+            connected = True
+            yield processes
+            # Nobody takes the meeting point away while others still need it; and here too another may turn out to be gone.
+            dist.barrier()
     except BaseException as error:
-        _leave_word(processes, error)
+        _leave_word(processes, error, connected=connected)
         spoken = is_spokesman(error)
         raise
     finally:
@@ -138,34 +141,36 @@ def thread_count(processes: Processes) -> int | None:
     """Threads of a process: the cores that it may use over the processes that share them; None for a single one.
 
     A launcher that binds each process to cores of its own gives each all of these; one that does not leaves all processes
-    of a node the same cores, which are then divided.
+    of a node the same cores, which are then divided; and none takes more than its launcher was asked for.
     """
     if processes.world == 1:
         return None
     own = (socket.gethostname(), tuple(sorted(os.sched_getaffinity(0))))
     everyone: list[tuple[str, tuple[int, ...]]] = [own] * processes.world
     dist.all_gather_object(everyone, own)
-    return max(1, len(own[1]) // everyone.count(own))
+    share = max(1, len(own[1]) // everyone.count(own))
+    return min(share, processes.launch.cores or share)
 
 
-def _meet(launch: Launch, *, timeout: timedelta) -> Store:
-    """The store that all processes reach."""
+def _meet(launch: Launch, *, timeout: timedelta) -> tuple[Store, str]:
+    """The store that all processes reach, and the address where it is."""
     if launch.launcher == "torchrun":
         store, _, _ = next(iter(rendezvous("env://", timeout=timeout)))
         # The agent's store outlives its processes: those started again must not find the addresses of the dead.
-        return PrefixStore(f"attempt{launch.restarts}", store)
+        return PrefixStore(f"attempt{launch.restarts}", store), launch.address or ""
     if launch.address is not None and launch.port is not None:
         try:
-            return TCPStore(launch.address, launch.port, launch.world, is_master=launch.main, timeout=timeout)
+            store = TCPStore(launch.address, launch.port, launch.world, is_master=launch.main, timeout=timeout)
         except dist.DistNetworkError as error:
             raise ConfigurationError(
                 f"process {launch.rank} cannot meet the others at {launch.address}:{launch.port} ({_first_line(error)}):"
                 " set MASTER_ADDR and MASTER_PORT for all processes"
             ) from error
+        return store, launch.address
     return _meet_by_mpi(launch, timeout=timeout)
 
 
-def _meet_by_mpi(launch: Launch, *, timeout: timedelta) -> Store:
+def _meet_by_mpi(launch: Launch, *, timeout: timedelta) -> tuple[Store, str]:
     """Let MPI tell where process 0 listens."""
     try:
         from mpi4py import MPI
@@ -186,10 +191,10 @@ def _meet_by_mpi(launch: Launch, *, timeout: timedelta) -> Store:
         store = TCPStore("0.0.0.0", 0, launch.world, is_master=True, timeout=timeout, wait_for_workers=False)  # noqa: S104
         meeting = ("127.0.0.1" if len(set(hosts)) == 1 else socket.gethostname(), store.port)
     address, port = world.bcast(meeting)
-    return store or TCPStore(address, port, launch.world, is_master=False, timeout=timeout)
+    return store or TCPStore(address, port, launch.world, is_master=False, timeout=timeout), address
 
 
-def _leave_word(processes: Processes, error: BaseException) -> None:
+def _leave_word(processes: Processes, error: BaseException, *, connected: bool) -> None:
     """Claim to be the one that tells the user; raise what this process ends with, unless that is `error` itself.
 
     A process that fails by itself leaves word before its connections break, so that those who notice the break find it.
@@ -212,10 +217,14 @@ def _leave_word(processes: Processes, error: BaseException) -> None:
         raise SilentError(f"process {first} of the run failed") from error
     note = f"{_SPOKESMAN} {processes.rank} of {processes.world} processes"
     if broken:
-        found = SimulationError(
+        told = (
             "another process of the run has died or does not answer: the run ends, its last state is intact; go on with"
-            f" --resume ({_first_line(error)})"
+            " --resume"
+            if connected
+            else "the processes have met, but cannot connect: unless one has died, name the network interface between the"
+            " nodes in GLOO_SOCKET_IFNAME (on GPUs NCCL_SOCKET_IFNAME)"
         )
+        found = SimulationError(f"{told} ({_first_line(error)})")
         found.add_note(note)
         raise found from error
     error.add_note(note)
