@@ -269,6 +269,47 @@ def test_a_process_that_fails_when_others_are_done_speaks_alone(tmp_path: Path) 
         assert process.returncode == 0, errors[-3000:]
 
 
+@pytest.mark.parametrize("delays", [(0.0, 1.0, 1.0), (0.3, 0.0, 1.5)], ids=["process 0 speaks", "another speaks"])
+def test_of_many_that_lose_a_process_one_speaks(tmp_path: Path, delays: tuple[float, ...]) -> None:
+    """The word is with process 0, which must not be gone before the slowest has asked."""
+    script = tmp_path / "lost.py"
+    script.write_text(
+        "import os, signal, time\n"
+        "import torch.distributed as dist\n"
+        "from hydrapot.training import processes\n"
+        "from hydrapot.training.launch import find_launch\n"
+        "from hydrapot.training.processes import SilentError, is_spokesman, joined\n"
+        "launch, leave_word = find_launch(), processes._leave_word\n"
+        "def late(*args, **more):\n"
+        f"    time.sleep({delays}[launch.rank])\n"
+        "    leave_word(*args, **more)\n"
+        "processes._leave_word = late\n"
+        "try:\n"
+        "    with joined(launch, device='cpu', timeout_minutes=1.0):\n"
+        "        if launch.rank == 3:\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        dist.barrier()\n"
+        "except SilentError:\n"
+        "    print('silent')\n"
+        "except Exception as error:\n"
+        "    print('speaks' if is_spokesman(error) else error)\n"
+    )
+    variables = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid() + 1)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(script)],
+            env=environment() | variables | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(4)
+    ]
+    said = [process.communicate(timeout=120)[0].strip() for process in started]
+    assert started[3].returncode == -signal.SIGKILL
+    assert said[:3] == ["speaks" if delay == 0.0 else "silent" for delay in delays]
+
+
 def _children(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 

@@ -99,7 +99,7 @@ def joined(launch: Launch, *, device: DeviceKind = "auto", timeout_minutes: floa
     processes = Processes(launch, place, PrefixStore("words", store))
     backend = _BACKENDS[place.type]
     interface = gloo_interface(store, address=address, world=launch.world) if backend == "gloo" else nullcontext()
-    connected = spoken = False
+    connected = failed = False
     try:
         with interface:
             dist.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.world, timeout=timeout)
@@ -108,13 +108,13 @@ def joined(launch: Launch, *, device: DeviceKind = "auto", timeout_minutes: floa
             # Nobody takes the meeting point away while others still need it; and here too another may turn out to be gone.
             dist.barrier()
     except BaseException as error:
+        failed = isinstance(error, Exception)
         _leave_word(processes, error, connected=connected)
-        spoken = is_spokesman(error)
         raise
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-        if spoken and launch.main:
+        if failed and launch.main:
             _wait_until_heard(processes)
 
 
@@ -231,7 +231,7 @@ def _leave_word(processes: Processes, error: BaseException, *, connected: bool) 
 
 
 def _wait_until_heard(processes: Processes) -> None:
-    """Let the others, whose connections have just broken, find the word that this process has left."""
+    """Let the others, whose connections have just broken, find the word that this process or another has left."""
     assert processes.store is not None  # noqa: S101 (several processes have one)
     end = time.monotonic() + _PATIENCE
     with suppress(RuntimeError):  # a launcher's store may end before us
