@@ -122,11 +122,12 @@ def fit_references(
     Minimises over the energies per element ``ε``, with x = composition / number of atoms and y = energy /
     number of atoms (so that large cells count like small ones)::
 
-        Σ_s ρ((y_s − x_s·ε) / σ)  +  Σ_Z ((ε_Z − prior_Z) / prior_width)²
+        Σ_s ρ((y_s − x_s·ε) / σ)  +  Σ_Z ρ((ε_Z − prior_Z) / prior_width)
 
     with Huber's ρ(u) = u² for |u| ≤ k = 1.345 and 2k|u| − k² beyond (Huber 1964), so that a tail of
-    compressed or broken structures does not draw the references along, and σ the median absolute
-    deviation of the residuals, by iterated reweighting. In combinations of elements that do not occur at
+    compressed or broken structures does not draw the references along, nor a prior that is of another code and
+    thousands of eV away; σ is the median absolute deviation of the residuals of the robust fit without a prior. All by
+    iterated reweighting. In combinations of elements that do not occur at
     all (singular value below 1e-6 of the largest) the result *is* the prior, to rounding; in those that
     occur often the prior has no weight worth mentioning, because σ/prior_width is small; one structure
     with a rare element moves that element part of the way.
@@ -169,11 +170,10 @@ def fit_references(
     _, singular, rows = np.linalg.svd(x, full_matrices=False)
     basis = rows[singular > RANK_TOLERANCE * singular[0]]
     # Inside the span the problem has full rank; outside it nothing is ever added to the prior.
-    inside = x @ basis.T
-    shift = _robust_ridge(inside, residual, prior_width=prior_width)
+    shift = _robust_shift(x @ basis.T, residual, basis, prior_width=prior_width)
 
     values = np.full(N_ELEMENTS, np.nan)
-    values[elements] = center + shift @ basis
+    values[elements] = center + shift
     span = np.zeros((len(basis), N_ELEMENTS))
     span[:, elements] = basis
     return ReferenceEnergies(values=values, mode="fit", span=span)
@@ -189,23 +189,41 @@ def prior_array(prior: Mapping[str, float]) -> NDArray[np.float64]:
     return values
 
 
-def _robust_ridge(x: NDArray[np.float64], y: NDArray[np.float64], *, prior_width: float) -> NDArray[np.float64]:
-    """Minimise Σ ρ((y − x·b)/σ) + |b|²/prior_width² for x of full column rank; see `fit_references`."""
+def _robust_shift(
+    x: NDArray[np.float64], y: NDArray[np.float64], basis: NDArray[np.float64], *, prior_width: float
+) -> NDArray[np.float64]:
+    """Minimise Σ ρ((y − x·b)/σ) + Σ_Z ρ(δ_Z/prior_width) with δ = b·basis, which is returned; see `fit_references`.
+
+    `x` ``(n, k)`` of full column rank, `basis` ``(k, elements)`` with orthonormal rows.
+    """
     # Rounding of total energies of 1e5 eV: below this, residuals are zero.
     floor = 1e-12 * max(1.0, float(np.abs(y).max()))
-    solution, *_ = np.linalg.lstsq(x, y, rcond=None)
-    for _ in range(200):
-        residual = y - x @ solution
-        sigma = max(1.4826 * float(np.median(np.abs(residual))), floor)
-        weight = np.minimum(1.0, HUBER * sigma / np.maximum(np.abs(residual), floor))
-        root = np.sqrt(weight)
-        augmented = np.vstack([x * root[:, None], (sigma / prior_width) * np.eye(x.shape[1])])
-        target = np.concatenate([y * root, np.zeros(x.shape[1])])
-        previous = solution
-        solution, *_ = np.linalg.lstsq(augmented, target, rcond=None)
-        if np.abs(solution - previous).max() <= 1e-9 * max(1.0, float(np.abs(solution).max())):
-            break
-    return np.asarray(solution, np.float64)
+
+    def huber(values: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+        return np.minimum(1.0, HUBER * scale / np.maximum(np.abs(values), floor))
+
+    def scatter(solution: NDArray[np.float64]) -> float:
+        return max(1.4826 * float(np.median(np.abs(y - x @ solution))), floor)
+
+    def settle(solution: NDArray[np.float64], *, sigma: float | None) -> NDArray[np.float64]:
+        """Reweight until nothing changes; without `sigma` there is no prior, and the scatter is that of each round."""
+        for _ in range(200):
+            width = scatter(solution) if sigma is None else sigma
+            root = np.sqrt(huber(y - x @ solution, width))
+            rows, target = x * root[:, None], y * root
+            if sigma is not None:
+                # A prior of fixed scatter: taken from the residuals that it causes itself, it would run away with them.
+                pull = np.sqrt(huber(solution @ basis, prior_width)) * (sigma / prior_width)
+                rows, target = np.vstack([rows, pull[:, None] * basis.T]), np.concatenate([target, np.zeros(len(pull))])
+            previous = solution
+            solution, *_ = np.linalg.lstsq(rows, target, rcond=None)
+            if np.abs(solution - previous).max() <= 1e-9 * max(1.0, float(np.abs(solution).max())):
+                break
+        return solution
+
+    plain, *_ = np.linalg.lstsq(x, y, rcond=None)
+    plain = settle(plain, sigma=None)
+    return np.asarray(settle(plain, sigma=scatter(plain)) @ basis, np.float64)
 
 
 def _counts(numbers: ArrayLike) -> NDArray[np.float64]:

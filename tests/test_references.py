@@ -138,6 +138,34 @@ def test_one_structure_of_a_rare_element_moves_it_only_part_of_the_way():
     assert -20 < fit_references(counts, energies).values[N] < -3
 
 
+@pytest.mark.parametrize("scatter", [0.02, 0.3, 1.0])
+@pytest.mark.parametrize("zero", [30.0, 3_000.0, 45_000.0])
+@pytest.mark.parametrize("n", [20, 200])
+def test_a_prior_of_another_code_does_not_draw_the_references_along(scatter, zero, n):
+    """All-electron and pseudopotential zeros are thousands of eV apart: the pull of a prior is bounded, its width fixed."""
+    rng = np.random.default_rng(0)
+    for elements in ([CU], [C, O, CU]):
+        counts = np.zeros((n, 119))
+        counts[:, elements] = rng.integers(1, 9, (n, len(elements)))
+        truth = np.zeros(119)
+        truth[elements] = -zero * rng.uniform(0.2, 1.0, len(elements))
+        atoms = counts.sum(1)
+        energies = counts @ truth + atoms * rng.normal(0, scatter, n)
+        fitted = fit_references(counts, energies, prior=np.full(119, -3.0))
+        error = counts[:, elements] @ (fitted.values - truth)[elements] / atoms
+        assert np.abs(error).max() < 6.0 * scatter * np.sqrt(len(elements) / n)
+
+
+def test_a_rare_element_of_another_code_is_found_all_the_same():
+    """Three structures of 43 hold one gold in 32 atoms; what is left of their energies is of the order of the scatter."""
+    rng = np.random.default_rng(1)
+    counts = compositions(*[{CU: 32}] * 40, *[{CU: 31, N: 1}] * 3)
+    energies = counts[:, CU] * -45_000.0 + counts[:, N] * -1_500.0 + 32 * rng.normal(0, 0.05, 43)
+    fitted = fit_references(counts, energies, prior=np.full(119, -3.0)).values
+    assert abs(fitted[CU] + 45_000.0) < 0.05
+    assert abs(fitted[N] + 1_500.0) < 5.0  # a twentieth of it per atom is 0.15 eV
+
+
 def test_missing_energies_are_left_out():
     references = fit_references(compositions({CU: 1}, {CU: 1}), [np.nan, -3.0])
     assert references.values[CU] == pytest.approx(-3)
