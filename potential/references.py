@@ -216,13 +216,12 @@ def _robust_shift(
                 pull = np.sqrt(huber(solution @ basis, prior_width)) * (sigma / prior_width)
                 rows, target = np.vstack([rows, pull[:, None] * basis.T]), np.concatenate([target, np.zeros(len(pull))])
             previous = solution
-            solution, *_ = np.linalg.lstsq(rows, target, rcond=None)
+            solution = np.asarray(np.linalg.lstsq(rows, target, rcond=None)[0], np.float64)
             if np.abs(solution - previous).max() <= 1e-9 * max(1.0, float(np.abs(solution).max())):
                 break
         return solution
 
-    plain, *_ = np.linalg.lstsq(x, y, rcond=None)
-    plain = settle(plain, sigma=None)
+    plain = settle(np.asarray(np.linalg.lstsq(x, y, rcond=None)[0], np.float64), sigma=None)
     return np.asarray(settle(plain, sigma=scatter(plain)) @ basis, np.float64)
 
 

@@ -1,5 +1,7 @@
 """Native message sums against dense ones: values, forces, and gradients of a loss of both, which training rests on."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -13,10 +15,12 @@ from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.graph import build_graph, collate
 from hydrapot.potential.native import instruction_sets, reason_missing
 from hydrapot.potential.native import library as binding
+from hydrapot.potential.native import message_operators as operators
 from hydrapot.potential.native import messages as native
 from hydrapot.potential.native.messages import NativeMessages
 from hydrapot.training.messages import training_message_sum
 from hydrapot.training.objective import ObjectiveConfig
+from hydrapot.training.precision import AutocastStep
 from hydrapot.training.step import CompiledStep, EagerStep
 from tests.contract_helpers import random_potential
 from tests.native_helpers import needs_native
@@ -102,10 +106,10 @@ def test_float32_splines_are_within_rounding_of_the_dense_sums(instruction_set):
 @needs_native
 @pytest.mark.parametrize("channels", [2, 4, 12, 48])
 def test_the_widest_vectors_that_divide_the_channels(channels):
-    model, graph = encoder(channels), mixture()
-    assert_same(
-        derivatives(model, graph, sums_for(channels)), derivatives(model, graph, DenseMessageSum), tolerance=2e-13
-    )
+    model, graph, sums = encoder(channels), mixture(), sums_for(channels)
+    lanes = {"generic": 2, "avx2": 4, "avx512": 8}
+    assert sums.instruction_set == next(name for name in SETS if channels % lanes[name] == 0)
+    assert_same(derivatives(model, graph, sums), derivatives(model, graph, DenseMessageSum), tolerance=2e-13)
 
 
 @st.composite
@@ -208,14 +212,86 @@ def test_a_step_with_native_sums_is_a_step():
 
 
 @needs_native
-def test_bfloat16_products_leave_filters_smooth():
-    """Tables of filters stay out of autocast: rounded to three digits, their differences would be no slopes."""
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch warns of itself while it traces
+@pytest.mark.parametrize("kind", [EagerStep, CompiledStep])
+def test_bfloat16_products_leave_filters_alone(monkeypatch, kind):
+    """Tables of filters stay out of autocast: rounded to three digits, their differences would be no slopes.
+
+    In a traced step, too, where a context without autocast is lost.
+    """
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
     potential, batch = random_potential(heads=["a", "b"], cutoff=3.5).float(), first_batch()
-    exact = EagerStep(potential, config=ObjectiveConfig())(batch)[0]
-    for sums in (DenseMessageSum, training_message_sum(potential, backend="native")):
-        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
-            losses = EagerStep(potential, config=ObjectiveConfig(), message_sum=sums)(batch)[0]
-        torch.testing.assert_close(losses.forces, exact.forces, rtol=0.03, atol=0)
+    exact = EagerStep(potential, config=ObjectiveConfig())(batch)
+    errors = {}
+    for name, sums in (("dense", DenseMessageSum), ("native", training_message_sum(potential, backend="native"))):
+        step = AutocastStep(kind(potential, config=ObjectiveConfig(), message_sum=sums), device_type="cpu")
+        losses, gradients = step(batch)
+        torch.testing.assert_close(losses.forces, exact[0].forces, rtol=0.03, atol=0)
+        names = [n for n, _ in potential.named_parameters()]
+        errors[name] = {
+            n: float((g - e).norm() / (e.norm() + 1e-12))
+            for n, g, e in zip(names, gradients, exact[1], strict=True)
+            if float(e.norm()) > 0
+        }
+    for name, error in errors["native"].items():
+        assert error < 2.0 * errors["dense"][name] + 0.01, name
+
+
+@needs_native
+def test_tensors_of_another_kind_are_refused_not_read():
+    """The library gets addresses: what is behind them has to be what it takes it for."""
+    graph, sums = mixture(), sums_for()
+    edges = operators.message_edges(sums.sums.number, graph.edge_vectors, graph.n_atoms)
+    rest = (graph.edge_vectors, sums.table(torch.ones(32, RADIAL).double()), *edges, graph.edge_index[1], graph.reverse)
+    context = torch.ones(graph.n_atoms, 32, dtype=torch.float64)
+    operators.message_sum(sums.sums.number, context, None, *rest)
+    with pytest.raises(ValueError, match=r"context is torch\.float32"):
+        operators.message_sum(sums.sums.number, context.float(), None, *rest)
+    with pytest.raises(ValueError, match="table is"):
+        operators.message_sum(sums.sums.number, context, None, rest[0], rest[1][1:], *rest[2:])
+    with pytest.raises(ValueError, match="not those of a graph"):
+        operators.message_edges(sums.sums.number, graph.edge_vectors.float(), graph.n_atoms)
+
+
+@needs_native
+def test_sums_live_as_long_as_somebody_may_differentiate():
+    model, graph = encoder(), mixture()
+    kinds = torch.ones(len(graph.kinds), 16, dtype=torch.float64)
+
+    def energy():
+        leaf = graph.edge_vectors.clone().requires_grad_()
+        return leaf, model(kinds, graph.with_edge_vectors(leaf), message_sum=sums_for()).sum()
+
+    leaf, value = energy()
+    gc.collect()
+    (gradient,) = torch.autograd.grad(value, leaf)
+    assert bool(torch.isfinite(gradient).all())
+    number = sums_for().sums.number
+    gc.collect()
+    with pytest.raises(RuntimeError, match="are gone"):
+        operators.message_edges(number, graph.edge_vectors, graph.n_atoms)
+
+
+@needs_native
+@pytest.mark.parametrize("vectors", [False, True])
+def test_no_atoms(vectors):
+    """Nothing is left as it was in memory."""
+    sums, parts = sums_for(), 3 if vectors else 2
+    none = torch.zeros(0, 3, 16, dtype=torch.float64)
+    edges = operators.message_edges(sums.sums.number, torch.zeros(0, 3, dtype=torch.float64), 0)
+    indices = torch.zeros(0, dtype=torch.int64)
+    table = sums.table(torch.ones(parts * 16, RADIAL).double())
+    arguments = (
+        torch.zeros(0, parts * 16).double(),
+        none if vectors else None,
+        torch.zeros(0, 3).double(),
+        table,
+        *edges,
+    )
+    *_, d_table = operators.message_weight(
+        sums.sums.number, *arguments, indices, indices, torch.zeros(0, 16).double(), none
+    )
+    assert torch.equal(d_table, torch.zeros_like(table))
 
 
 @needs_native

@@ -122,6 +122,7 @@ class MessagesArrays(_Sized):
         ("size", c_size_t),
         ("n_atoms", c_int64),
         ("degree", c_int64),
+        ("parts", c_int32),
         ("records", c_void_p),
         ("cells", c_void_p),
         ("counts", c_void_p),

@@ -11,7 +11,6 @@ edge vectors (Hessians) and second derivatives with respect to weights.
 """
 
 import ctypes
-import weakref
 
 import numpy as np
 import torch
@@ -20,12 +19,10 @@ from torch import Tensor
 from hydrapot.potential.backbones.painn import MessageSum
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.graph import Graph
-from hydrapot.potential.native.library import MessagesOptions, check, library, reason_missing
-from hydrapot.potential.native.message_operators import message_edges, message_sum
+from hydrapot.potential.native.library import check, library, reason_missing
+from hydrapot.potential.native.message_operators import BITS, Sums, message_edges, message_sum, precise_product
 from hydrapot.potential.native.model import DEFAULT_KNOTS
 from hydrapot.potential.radial import BesselBasis
-
-_BITS = {torch.float32: 32, torch.float64: 64}
 
 
 def _torch_region() -> int | None:
@@ -73,32 +70,27 @@ class NativeMessages:
         threads: int,
         instruction_set: str | None = None,
     ) -> None:
-        if dtype not in _BITS:
+        if dtype not in BITS:
             raise ConfigurationError(f"native message sums are for float32 and float64, not {dtype}")
-        self.channels, self.n_radial, self.cutoff, self.dtype = channels, n_radial, cutoff, dtype
-        handle = ctypes.c_void_p()
-        options = MessagesOptions(
+        self.n_radial, self.cutoff, self.dtype = n_radial, cutoff, dtype
+        self.sums = Sums(
+            dtype,
             channels=channels,
             n_radial=n_radial,
-            precision=_BITS[dtype],
             knots=DEFAULT_KNOTS if dtype == torch.float32 else 0,
             threads=threads,
             cutoff=cutoff,
             instruction_set=None if instruction_set is None else instruction_set.encode(),
             region=_torch_region(),
         )
-        check(library().hydrapot_messages_create(ctypes.byref(options), ctypes.byref(handle)))
-        weakref.finalize(self, library().hydrapot_messages_destroy, handle)
-        #: Address of the object of the library, by which operators know it.
-        self.handle: int = handle.value or 0
-        basis = np.empty((library().hydrapot_messages_table_rows(handle), n_radial))
-        check(library().hydrapot_messages_basis(handle, basis.ctypes.data))
-        self._basis = torch.from_numpy(basis)
+        basis = np.empty((self.sums.table_rows, n_radial))
+        check(library().hydrapot_messages_basis(self.sums.handle, basis.ctypes.data))
+        self._basis = torch.from_numpy(basis).to(dtype)
 
     @property
     def instruction_set(self) -> str:
         """The one that is used."""
-        name: bytes = library().hydrapot_messages_instruction_set(self.handle)
+        name: bytes = library().hydrapot_messages_instruction_set(self.sums.handle)
         return name.decode()
 
     def on(self, graph: Graph, *, basis: BesselBasis, dtype: torch.dtype) -> MessageSum:
@@ -111,8 +103,12 @@ class NativeMessages:
         return _NativeMessageSum(self, graph)
 
     def table(self, filters: Tensor) -> Tensor:
-        """Table of filters, ``(K, W)``, of weights ``(W, R)``; differentiable any number of times."""
-        return self._basis.to(filters.dtype) @ filters.t()
+        """Table of filters, ``(K, W)``, of weights ``(W, R)``; differentiable any number of times.
+
+        Never in lower precision: differences from row to row are the slopes of filters.
+        """
+        table: Tensor = precise_product(self._basis, filters.t())
+        return table
 
 
 def native_messages(
@@ -131,23 +127,23 @@ def native_messages(
 class _NativeMessageSum:
     """:class:`~hydrapot.potential.backbones.painn.MessageSum` for one graph."""
 
-    def __init__(self, sums: NativeMessages, graph: Graph) -> None:
+    def __init__(self, messages: NativeMessages, graph: Graph) -> None:
         if graph.reverse.shape != graph.edge_index[1].shape:
             raise ValueError("native message sums need the reverse of every edge: this is part of a structure only")
-        self.sums = sums
+        self.messages = messages
         self.edge_vectors = graph.edge_vectors.double()
-        records = message_edges(sums.handle, self.edge_vectors.detach(), graph.n_atoms, sums.dtype)
+        records = message_edges(messages.sums.number, self.edge_vectors.detach(), graph.n_atoms)
         self.edges = (*records, graph.edge_index[1].contiguous(), graph.reverse)
 
     def __call__(
         self, context: Tensor, vectors: Tensor | None, filters: Tensor, *, scale: float
     ) -> tuple[Tensor, Tensor]:
         """As in :class:`~hydrapot.potential.backbones.painn.MessageSum`."""
-        # Autocast is not for tables: their differences from row to row are the slopes of filters. The context it has cast.
-        with torch.autocast("cpu", enabled=False):
-            table = self.sums.table(filters * scale)
-        context = context.to(self.sums.dtype)
+        own = self.messages
+        table = own.table(filters * scale)
+        # Autocast has cast the context.
+        context = context.to(own.dtype)
         sums: tuple[Tensor, Tensor] = message_sum(
-            self.sums.handle, context, vectors, self.edge_vectors, table, *self.edges
+            own.sums.number, context, vectors, self.edge_vectors, table, *self.edges
         )
         return sums

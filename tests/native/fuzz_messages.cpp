@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <random>
 #include <sstream>
 #include <string>
@@ -140,6 +141,7 @@ Results<T> evaluate(const hydrapot_messages_options& options, const Rows& rows, 
     a.size = sizeof(a);
     a.n_atoms = rows.atoms;
     a.degree = rows.degree;
+    a.parts = vectors ? 3 : 2;
     a.records = records.data();
     a.cells = cells.data();
     a.counts = counts.data();
@@ -149,7 +151,7 @@ Results<T> evaluate(const hydrapot_messages_options& options, const Rows& rows, 
     a.context = in.context.data();
     a.vectors = vectors ? in.vectors.data() : nullptr;
     const auto room = [](auto& array, size_t n) {
-        array.resize(n);
+        array.assign(n, std::numeric_limits<double>::quiet_NaN());  // nothing may be left as it was
         return array.data();
     };
     a.scalar_sum = room(out.scalar_sum, N * F);
@@ -268,6 +270,12 @@ void refusals() {
     REQUIRE(hydrapot_messages_sum(sums, &empty) == HYDRAPOT_ERROR_CONFIGURATION);  // no size
     empty.size = sizeof(empty);
     REQUIRE(hydrapot_messages_sum(sums, nullptr) == HYDRAPOT_ERROR_CONFIGURATION);
+    for (int parts = 0; parts < 4; ++parts) {  // without a table, also where there is no atom
+        empty.parts = parts;
+        REQUIRE(hydrapot_messages_sum(sums, &empty) == HYDRAPOT_ERROR_CONFIGURATION);
+        REQUIRE(hydrapot_messages_gradient(sums, &empty) == HYDRAPOT_ERROR_CONFIGURATION);
+        REQUIRE(hydrapot_messages_second(sums, &empty) == HYDRAPOT_ERROR_CONFIGURATION);
+    }
     empty.n_atoms = 3;
     REQUIRE(hydrapot_messages_sum(sums, &empty) == HYDRAPOT_ERROR_CONFIGURATION);
     REQUIRE(hydrapot_messages_gradient(sums, &empty) == HYDRAPOT_ERROR_CONFIGURATION);

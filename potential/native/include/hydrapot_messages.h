@@ -4,7 +4,8 @@
  * the caller's; numbers marked "real" are float or double, as the object was made for. Notation: src/kernels/messages.hpp.
  *
  * N atoms have `degree` slots each, E = N * degree; every pair is there in both directions, `reverse` is the slot of the
- * other. Slots of length >= cutoff are no edges. F channels, P = 3 parts, or 2 where vectors are NULL (the first layer).
+ * other. Slots of length >= cutoff are no edges. F channels, P = 3 parts, or 2 in the first layer, where
+ * vectors are zero and NULL.
  * An object does one call at a time.
  */
 #ifndef HYDRAPOT_MESSAGES_H
@@ -49,6 +50,7 @@ HYDRAPOT_API int hydrapot_messages_describe(hydrapot_messages* messages, int64_t
 typedef struct {
     size_t size; /* sizeof(hydrapot_messages_arrays) */
     int64_t n_atoms, degree;
+    int32_t parts;          /* P: 3, or 2 without vectors */
     const void* records;    /* of hydrapot_messages_describe */
     const int32_t* cells;
     const int32_t* counts;

@@ -107,10 +107,9 @@ void Messages<T>::complete(MessageArrays<T>& a) {
     a.C = shape_.chunk;
     a.rows = shape_.rows;
     a.table_rows = shape_.table_rows;
-    const int parts = a.vectors ? 3 : 2;
     const T* plain = a.table;
-    T* chunked = table_.reserve(static_cast<size_t>(a.table_rows) * parts * a.F);
-    over_table(parts, [&](Index from, Index to, Index count) { std::copy_n(plain + from, count, chunked + to); });
+    T* chunked = table_.reserve(static_cast<size_t>(a.table_rows) * a.parts * a.F);
+    over_table(a.parts, [&](Index from, Index to, Index count) { std::copy_n(plain + from, count, chunked + to); });
     a.table = chunked;
 }
 
@@ -144,8 +143,7 @@ void Messages<T>::sum(MessageArrays<T> a) {
 template <class T>
 void Messages<T>::with_scratch(const MessageArrays<T>& a, T* d_table,
                                void (*kernel)(const MessageArrays<T>&, const MessageScratch<T>&, Index, Index)) {
-    const int parts = a.vectors ? 3 : 2;
-    const size_t size = static_cast<size_t>(a.table_rows) * parts * a.F;
+    const size_t size = static_cast<size_t>(a.table_rows) * a.parts * a.F;
     for (int thread = 0; thread < team_.size(); ++thread) {  // here, since threads must not throw
         partials_[thread].reserve(static_cast<size_t>(a.degree) * 4);
         geometries_[thread].reserve(static_cast<size_t>(a.degree) * 8);
@@ -166,7 +164,7 @@ void Messages<T>::with_scratch(const MessageArrays<T>& a, T* d_table,
     if (!d_table) {
         return;
     }
-    over_table(parts, [&](Index to, Index from, Index count) {
+    over_table(a.parts, [&](Index to, Index from, Index count) {
         std::copy_n(tables_[0].data() + from, count, d_table + to);
         for (int thread = 1; thread < team_.size(); ++thread) {  // in their order: the same bits on every run
             const T* share = tables_[thread].data() + from;
@@ -186,7 +184,7 @@ void Messages<T>::gradient(MessageArrays<T> a, T* d_table) {
 template <class T>
 void Messages<T>::second(MessageArrays<T> a, T* d_table) {
     complete(a);
-    a.packed = packed_.reserve(static_cast<size_t>(a.n_atoms) * a.F * packed_parts(a.vectors ? 3 : 2));
+    a.packed = packed_.reserve(static_cast<size_t>(a.n_atoms) * a.F * packed_parts(a.parts));
     over_atoms(a, [&](int, Index first, Index last) { kernels_->pack(a, first, last); });
     with_scratch(a, d_table, kernels_->second);
 }

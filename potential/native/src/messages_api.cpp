@@ -24,6 +24,7 @@ MessageArrays<T> typed(const Messages<T>&, const hydrapot_messages_arrays& a) {
     const auto out = [](void* p) { return static_cast<T*>(p); };
     arrays.n_atoms = a.n_atoms;
     arrays.degree = static_cast<int>(a.degree);
+    arrays.parts = a.parts;
     arrays.records = real(a.records);
     arrays.cells = a.cells;
     arrays.counts = a.counts;
@@ -58,10 +59,16 @@ void check_arrays(const hydrapot_messages* messages, const hydrapot_messages_arr
         refuse("a null pointer, or structures of another version of the library");
     }
     check_size(a->n_atoms, a->degree);
+    if ((a->parts != 2 && a->parts != 3) || (a->parts == 2 && a->vectors)) {
+        refuse("parts must be 3, or 2 without vectors");
+    }
+    if (!a->table) {
+        refuse("an array that this call needs is missing");
+    }
     if (a->n_atoms == 0) {
         return;
     }
-    bool complete = a->counts && a->table && a->context;
+    bool complete = a->counts && a->context && (a->parts == 2 || a->vectors);
     complete &= a->degree == 0 || (a->records && a->cells && a->senders && a->reverse);
     complete &= !gradients || (a->scalar_gradient && a->vector_gradient);
     for (const void* pointer : wanted) {
@@ -183,7 +190,7 @@ int hydrapot_messages_gradient(hydrapot_messages* messages, const hydrapot_messa
         if (both || (arrays->n_atoms > 0 && !arrays->edges_out && !arrays->table_out)) {
             refuse("give either edges_out or table_out");
         }
-        if (arrays->n_atoms > 0 && arrays->vectors && !arrays->vectors_out) {
+        if (arrays->n_atoms > 0 && arrays->parts == 3 && !arrays->vectors_out) {
             refuse("an array that this call needs is missing");
         }
         alone(messages, [&](auto& sums) {
@@ -197,10 +204,8 @@ int hydrapot_messages_second(hydrapot_messages* messages, const hydrapot_message
         check_arrays(messages, arrays, true,
                      {arrays ? arrays->context_out : nullptr, arrays ? arrays->scalar_sum : nullptr,
                       arrays ? arrays->vector_sum : nullptr, arrays ? arrays->table_out : nullptr});
-        if (arrays->n_atoms > 0 && ((arrays->vectors && !arrays->vectors_out) || (arrays->degree > 0 && !arrays->edge_tangent))) {
-            refuse("an array that this call needs is missing");
-        }
-        if (!arrays->table_out) {
+        const bool three = arrays->n_atoms > 0 && arrays->parts == 3, edges = arrays->n_atoms > 0 && arrays->degree > 0;
+        if (!arrays->table_out || (three && !arrays->vectors_out) || (edges && !arrays->edge_tangent)) {
             refuse("an array that this call needs is missing");
         }
         alone(messages, [&](auto& sums) {

@@ -11,15 +11,16 @@ namespace hydrapot {
 // Numbers of a record before the weights and slopes of its edge: unit vector and reciprocal length.
 constexpr int record_head = 4;
 
-// One call. N atoms with `degree` slots each; F channels; P = 3 parts, or 2 in the first layer, where vectors are zero.
-// The rows are those of potential/graph.py: full, so that the reverse of every edge is a slot too.
 // Vectors that are packed for an atom with P parts.
 constexpr int packed_parts(int P) { return P == 3 ? 16 : 8; }
 
+// One call. N atoms with `degree` slots each; F channels; P = 3 parts, or 2 in the first layer, where vectors are zero.
+// The rows are those of potential/graph.py: full, so that the reverse of every edge is a slot too.
 template <class T>
 struct MessageArrays {
     Index n_atoms = 0;
     int degree = 0;
+    int parts = 0;            // P
     int F = 0;
     int C = 0;                // channels of a chunk of the table
     int rows = 0;             // weights of an edge: rows of the table that it uses

@@ -507,14 +507,14 @@ void second_of(const MessageArrays<T>& p, const MessageScratch<T>& s, Index firs
 
 template <class T>
 void pack_atoms(const MessageArrays<T>& p, Index first, Index last) {
-    p.vectors ? pack_rows<T, 3>(p, first, last) : pack_rows<T, 2>(p, first, last);
+    p.parts == 3 ? pack_rows<T, 3>(p, first, last) : pack_rows<T, 2>(p, first, last);
 }
 
 #define HYDRAPOT_OF_PARTS(name, kernel)                                                                              \
     template <class T>                                                                                               \
     void name(const MessageArrays<T>& p, const MessageScratch<T>& s, Index first, Index last) {                      \
         const bool spline = p.table_rows != p.rows;                                                                  \
-        if (p.vectors) {                                                                                             \
+        if (p.parts == 3) {                                                                                          \
             spline ? kernel<T, true, 3>(p, s, first, last) : kernel<T, false, 3>(p, s, first, last);                 \
         } else {                                                                                                     \
             spline ? kernel<T, true, 2>(p, s, first, last) : kernel<T, false, 2>(p, s, first, last);                 \
