@@ -33,7 +33,7 @@ from hydrapot.training.config import OptimizerConfig
 from hydrapot.training.gradients import accumulate
 from hydrapot.training.messages import Backend, training_message_sum
 from hydrapot.training.objective import ObjectiveConfig, Targets
-from hydrapot.training.progress import make_optimizer
+from hydrapot.training.optimizer import make_optimizer, update
 from hydrapot.training.step import Batch, CompiledStep, EagerStep
 
 
@@ -91,10 +91,8 @@ class HydrapotTraining:
 
         def step() -> None:
             _, gradients = accumulate(self.gradients, self.parts, like=self.parameters)
-            for parameter, gradient in zip(self.parameters, gradients, strict=True):
-                parameter.grad = gradient
-            torch.nn.utils.clip_grad_norm_(self.parameters, GRADIENT_CLIP)
-            self.optimizer.step()
+            norm = torch.nn.utils.get_total_norm(gradients)
+            update(self.optimizer, self.parameters, gradients, rate=LEARNING_RATE, clip=GRADIENT_CLIP, norm=norm)
             self.average.update(self.parameters)
 
         return timed(step)

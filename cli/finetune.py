@@ -25,46 +25,46 @@ def finetune(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Output directory.", show_default="runs/NAME-finetuned")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 2_000,
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 5e-4,
-    encoder: Annotated[bool, typer.Option(help="Train the encoder too, or the head only.")] = True,
-    held_out: Annotated[float, typer.Option(min=0.01, max=0.5, help="Share of LABELS to take errors on.")] = 0.1,
-    seed: Annotated[int, typer.Option(min=0, help="Of division and training.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.", show_default="2000")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="5e-4")] = None,
+    encoder: Annotated[
+        bool | None, typer.Option(help="Train the encoder too, or the head only.", show_default="encoder")
+    ] = None,
+    held_out: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=0.5, help="Share of LABELS to take errors on.", show_default="0.1"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of division and training.", show_default="0")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output directory.")] = False,
     threads: Threads = None,
 ) -> None:
     """Fit a head of MODEL, and its encoder, to labels of your own.
 
-    The new model has one head, named after LABELS. Reference energies are taken from isolated atoms in LABELS if there is
-    one of each element, and fitted otherwise, so that another zero of energy costs nothing. Configuration and division are
-    written beside the model; `hydrapot train` takes them for anything else.
+    The new model has one head, named after LABELS. Its reference energies are fitted to what the head to start from leaves, so
+    that another zero of energy costs nothing; or they are those of isolated atoms in LABELS, where that head has such too.
+    Configuration and division are written beside the model; `hydrapot train` takes them for anything else, also on many
+    processes.
     """
     from rich.console import Console
 
     from hydrapot.cli.reporting import INTERRUPTED, STOPPED
     from hydrapot.potential.errors import ConfigurationError
     from hydrapot.training.config import load_config
-    from hydrapot.training.data.extxyz import dataset_name
-    from hydrapot.training.finetune import CONFIG_FILE, prepare_finetuning
+    from hydrapot.training.data.names import dataset_name
+    from hydrapot.training.finetune import FinetuneOptions, prepare_finetuning, prepared_finetuning
+    from hydrapot.training.launch import find_launch
     from hydrapot.training.run import train
 
-    out = out or Path("runs") / f"{dataset_name(labels).removesuffix('.store')}-finetuned"
-    if not resume:
-        prepare_finetuning(
-            model,
-            labels,
-            head=head,
-            out=out,
-            functional=functional,
-            steps=steps,
-            learning_rate=learning_rate,
-            train_encoder=encoder,
-            held_out=held_out,
-            seed=seed,
+    launch = find_launch()
+    if launch.world > 1:
+        raise ConfigurationError(
+            "hydrapot finetune is one process; for many, start it once with --steps 1, then hydrapot train on the finetune.yaml"
+            " that it writes"
         )
-    elif not (out / CONFIG_FILE).exists():
-        raise ConfigurationError(f"nothing to resume: {out / CONFIG_FILE} does not exist")
-    config = load_config(out / CONFIG_FILE)
+    out = out or Path("runs") / f"{dataset_name(labels)}-finetuned"
+    options = FinetuneOptions(head, functional, steps, learning_rate, encoder, held_out, seed)
+    prepare = prepared_finetuning if resume else prepare_finetuning
+    config = load_config(prepare(model, labels, out=out, options=options))
     console = Console(stderr=True)
     result = train(
         config,
@@ -74,6 +74,7 @@ def finetune(
         resume=resume,
         threads=threads,
         console=console,
+        launch=launch,
     )
     (name, metrics), before = next(iter(result.metrics.items())), result.before
     for quantity, unit, title in (

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pytest
 import torch
+import torch.distributed as dist
 from ase.io import read
 from rich.console import Console
 from safetensors.torch import load_file
@@ -26,6 +27,7 @@ from hydrapot.training.launch import Launch, find_launch, first_host
 from hydrapot.training.layout import LayoutConfig, branch_numbers
 from hydrapot.training.layouts import check_layout
 from hydrapot.training.processes import Processes, thread_count
+from hydrapot.training.replicated import _check_same
 from hydrapot.training.run import train
 from hydrapot.training.step import EagerStep
 from hydrapot.training.stopping import STOP_REASONS, Stops, find_deadline
@@ -177,6 +179,11 @@ def test_mpiexec_task_parallel_is_one_process(project: Path, tmp_path: Path) -> 
         assert record.metrics[head] == pytest.approx(metrics, rel=1e-6)
     states = [load_file(r.out / "state.safetensors") for r in (expected, record)]
     assert states[0].keys() == states[1].keys()  # the moments of the other process's head, too
+
+
+def test_processes_that_share_no_parameter_do_not_compare_any() -> None:
+    """A frozen encoder in the task-parallel layout: nothing is the same on all processes, and nothing is asked of them."""
+    _check_same([], world=2, group=cast(dist.ProcessGroup, None))
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from hydrapot.training.data.frames import Frames, Structure
 from hydrapot.training.data.prepared import make_batch, prepare
 from hydrapot.training.data.sampler import BalancedSampler, Position
 from hydrapot.training.objective import ObjectiveConfig, Targets, objective
+from hydrapot.training.optimizer import make_optimizer, update
 from hydrapot.training.schedule import learning_rate
 from tests.training_helpers import frames_of
 
@@ -117,6 +118,20 @@ def test_learning_rate_warms_up_stays_and_ends_at_zero() -> None:
     assert all(b <= a for a, b in pairwise(rates[50:]))
     assert 0 < rates[-1] < 0.002
     assert rates[20] == learning_rate(20, steps=1000, config=config)
+
+
+def test_an_update_does_not_depend_on_the_memory_layout_of_gradients() -> None:
+    """Gradients of matrices come transposed; torch's fused optimizer for CPUs (2.13) would take elements in that order."""
+    results = []
+    for order in (lambda g: g, lambda g: g.t().contiguous().t()):
+        rng = torch.Generator().manual_seed(0)
+        matrix = torch.randn(8, 16, generator=rng)
+        optimizer = make_optimizer([matrix], OptimizerConfig())
+        for _ in range(3):
+            gradient = order(torch.randn(8, 16, generator=rng))
+            update(optimizer, [matrix], [gradient], rate=0.01, clip=1.0, norm=torch.tensor(11.0))
+        results.append(matrix)
+    assert torch.equal(*results)
 
 
 def test_average_approaches_constant_weights() -> None:

@@ -70,7 +70,7 @@ def run(project: Path, out: Path, record: Path, settings: dict[str, object], *op
         run_module.make_rule, Loop._advance = make_rule, advance
     if launch.main:
         record.parent.mkdir(exist_ok=True)
-        save_file(first, record.with_suffix(".safetensors"))
+        save_file({k: v.contiguous() for k, v in first.items()}, record.with_suffix(".safetensors"))
         record.with_suffix(".json").write_text(
             json.dumps({"losses": losses, "metrics": result.metrics, "step": result.step, "reason": result.stop_reason})
         )

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.metadata import LevelOfTheory, ModelConfig
 from hydrapot.training.balancing import BalancingConfig
+from hydrapot.training.data.names import dataset_name
 from hydrapot.training.emphasis import Noise, Ramp, TargetWeights
 from hydrapot.training.layout import LayoutConfig
 from hydrapot.training.messages import Backend
@@ -64,10 +65,7 @@ class DatasetConfig(_Section):
     @property
     def name(self) -> str:
         """Dataset and head name: the file name without its suffixes."""
-        name = Path(self.file).name
-        for suffix in (".xz", ".gz", ".bz2", ".extxyz", ".xyz", ".store"):
-            name = name.removesuffix(suffix)
-        return name
+        return dataset_name(self.file)
 
 
 class DataConfig(_Section):
@@ -189,7 +187,9 @@ class RunConfig(_Section):
 class TrainConfig(_Section):
     """A complete training configuration."""
 
-    name: str = Field(description="Name of the model; the checkpoint is <name>.safetensors.")
+    name: str = Field(
+        description="Name of the model: the checkpoint is <name>.safetensors; not state, since state.safetensors is taken."
+    )
     model: ModelConfig = Field(default_factory=ModelConfig)
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
     balancing: BalancingConfig = Field(default_factory=BalancingConfig)
@@ -210,6 +210,13 @@ class TrainConfig(_Section):
     )
     datasets: list[DatasetConfig] = Field(min_length=1)
 
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if name != Path(name).name or name in {"", ".", "..", "state"}:
+            raise ValueError(f"{name!r} cannot name a file <name>.safetensors beside the run's state.safetensors")
+        return name
+
 
 def _replace(document: dict[str, Any], dotted: str, value: Any, *, path: Path) -> None:
     """Set ``section.field``, or ``datasets.0.field`` within a list."""
@@ -227,6 +234,13 @@ def _replace(document: dict[str, Any], dotted: str, value: Any, *, path: Path) -
             f"{path}: {dotted}: not a field of this configuration (see hydrapot train --help-config)"
         )
     target[key] = value
+
+
+def _resolve_start(document: dict[str, Any], *, folder: Path) -> None:
+    """A checkpoint to start from is relative to the configuration, as other files are."""
+    start = document.get("start")
+    if isinstance(start, dict) and str(start.get("model", "")).endswith(".safetensors"):
+        document["start"] = start | {"model": str((folder / Path(start["model"]).expanduser()).resolve())}
 
 
 def load_config(path: Path, *, overrides: dict[str, Any] | None = None) -> TrainConfig:
@@ -254,6 +268,7 @@ def load_config(path: Path, *, overrides: dict[str, Any] | None = None) -> Train
         raise ConfigurationError(f"{path} holds no configuration: expected name, split, datasets, …")
     for dotted, value in (overrides or {}).items():
         _replace(document, dotted, value, path=path)
+    _resolve_start(document, folder=path.parent)
     try:
         config = TrainConfig.model_validate(document)
     except ValidationError as error:
@@ -270,6 +285,13 @@ def load_config(path: Path, *, overrides: dict[str, Any] | None = None) -> Train
 
 def _check_together(config: TrainConfig, *, path: Path) -> None:
     """Raise for fields of which one would silently undo the other."""
+    balancing = config.balancing
+    measured = balancing.project or balancing.weights != "fixed" or balancing.measure_every
+    if measured and config.start is not None and not config.start.train_encoder:
+        raise ConfigurationError(
+            f"{path}: balancing is of what heads ask of the encoder, which start.train_encoder: false leaves as it is: leave"
+            " out one of them"
+        )
     for d in config.datasets:
         if d.ramp is not None and config.balancing.weights != "fixed":
             raise ConfigurationError(

@@ -6,40 +6,67 @@ repeated, or changed and continued by ``hydrapot train``.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
+from pydantic import ValidationError
 
 from hydrapot.potential.container import write_atomically
 from hydrapot.potential.errors import ConfigurationError
 from hydrapot.potential.load import load
 from hydrapot.potential.metadata import LevelOfTheory
-from hydrapot.training.config import TrainConfig
-from hydrapot.training.data.extxyz import dataset_name, read_extxyz
+from hydrapot.training.config import TrainConfig, load_config
+from hydrapot.training.data.extxyz import read_extxyz
 from hydrapot.training.data.frames import Frames
+from hydrapot.training.data.names import dataset_name
 from hydrapot.training.data.source import read_all
-from hydrapot.training.data.splits import make_manifest, save_manifest
+from hydrapot.training.data.splits import SplitManifest, make_manifest, save_manifest
 from hydrapot.training.data.store import Store, is_store
+from hydrapot.training.progress import STATE_FILE
 
 CONFIG_FILE, SPLIT_FILE = "finetune.yaml", "split.json"
 #: Steps from which compiling the step (about a minute) pays.
 _WORTH_COMPILING = 5_000
 
 
-def prepare_finetuning(
-    model: str,
-    labels: Path,
-    *,
-    head: str | None,
-    out: Path,
-    functional: str | None = None,
-    steps: int = 2_000,
-    learning_rate: float = 5e-4,
-    train_encoder: bool = True,
-    held_out: float = 0.1,
-    seed: int = 0,
-) -> Path:
+class FinetuneOptions(NamedTuple):
+    """What may be asked of a fine-tuning; None is the usual.
+
+    Attributes
+    ----------
+    head
+        Head of the model to start from; None only for a model that has a single one.
+    functional
+        Level of theory of the labels. A store knows its own; for a file it has to be said.
+    steps, learning_rate
+        Length of the run (2,000), and its peak rate (5e-4).
+    encoder
+        Whether the encoder is trained too (yes).
+    held_out
+        Share of the structures that errors are taken on (0.1); a store that is divided keeps its division.
+    seed
+        Of division and training (0).
+    """
+
+    head: str | None = None
+    functional: str | None = None
+    steps: int | None = None
+    learning_rate: float | None = None
+    encoder: bool | None = None
+    held_out: float | None = None
+    seed: int | None = None
+
+
+class _Labels(NamedTuple):
+    #: Entry of the dataset in the configuration, but for references.
+    entry: dict[str, Any]
+    references: str
+    #: Structures to divide; None of a store that is divided.
+    frames: Frames | None
+
+
+def prepare_finetuning(model: str, labels: Path, *, out: Path, options: FinetuneOptions) -> Path:
     """Divide the labels, and write the configuration of a fine-tuning into `out`.
 
     Parameters
@@ -48,20 +75,10 @@ def prepare_finetuning(
         Name of a shipped model, or path of a checkpoint.
     labels
         Extended-XYZ file, or store.
-    head
-        Head of the model to start from; may be None only if the model has a single one.
     out
-        Folder of the run, created if needed.
-    functional
-        Level of theory of the labels. A store knows its own; for a file it has to be said.
-    steps, learning_rate
-        Length of the run, and its peak rate.
-    train_encoder
-        False trains the head only.
-    held_out
-        Share of the structures that errors are taken on; a store that is divided keeps its division.
-    seed
-        Of division and training.
+        Folder of the run, created if needed; a configuration in it that never came to a saved state is replaced.
+    options
+        See there.
 
     Returns
     -------
@@ -72,37 +89,29 @@ def prepare_finetuning(
     CheckpointError, UnknownHeadError
         The model, or the head to start from.
     ConfigurationError
-        The level of theory of a file is not said, `out` has been used, or nothing can be held out.
+        The level of theory of a file is not said, `out` holds a run, an option is out of range, or nothing can be held out.
     DatasetError
         The labels cannot be read.
     """
+    if (out / STATE_FILE).exists():
+        raise ConfigurationError(f"{out} holds a run: go on with --resume, or choose another -o")
     potential = load(model)
-    start = potential.check_head(head)
-    path = out / CONFIG_FILE
-    if path.exists():
-        raise ConfigurationError(f"{path} exists: go on with hydrapot train {path} --resume, or choose another -o")
-    stored = is_store(labels)
-    about, frames = _of_store(labels) if stored else _of_file(labels, functional=functional)
-    name = labels.name.removesuffix(".store") if stored else dataset_name(labels)
-    out.mkdir(parents=True, exist_ok=True)
-    if frames is not None:
-        manifest = make_manifest([frames], fraction=held_out, seed=seed)
-        division = manifest.datasets[frames.name]
-        if not division.n_validation or not division.n_train:
-            raise ConfigurationError(
-                f"{labels}: {len(frames)} structures are too few to train on some and hold out others: give more, or a store"
-                " that is divided (hydrapot data split)"
-            )
-        save_manifest(manifest, out / SPLIT_FILE)
+    head = potential.check_head(options.head)
+    found = _of_store(labels, options) if is_store(labels) else _of_file(labels, options)
+    references = found.references
+    if references == "isolated" and potential.references[head].mode == "fit":
+        # The head predicts relative to fitted energies; with others it would begin electronvolts off.
+        references = "fit"
+    name, steps, seed = dataset_name(labels), options.steps or 2_000, options.seed or 0
     document = {
-        "name": name,
+        "name": f"{name}-finetuned",
         "split": SPLIT_FILE,
-        "start": {"model": _absolute(model), "heads": {name: start}, "train_encoder": train_encoder},
+        "start": {"model": _absolute(model), "heads": {name: head}, "train_encoder": options.encoder is not False},
         "model": potential.config.model_dump(mode="json"),
         # Errors of energies count from the beginning: the start is good.
         "objective": {"energy": 1.0},
         "optimizer": {
-            "learning_rate": learning_rate,
+            "learning_rate": 5e-4 if options.learning_rate is None else options.learning_rate,
             "warmup_steps": min(100, steps // 10),
             "decay_fraction": 0.8,
             "ema_decay": 0.995,
@@ -114,14 +123,76 @@ def prepare_finetuning(
             "validate_every": max(1, steps // 5),
             "compile": steps >= _WORTH_COMPILING,
         },
-        "datasets": [{"file": labels.name, **about}],
+        "datasets": [{"file": labels.name, "references": references, **found.entry}],
     }
-    TrainConfig.model_validate(document)
-    text = (
-        "# Written by hydrapot finetune. Go on, or again with other settings: hydrapot train finetune.yaml --data DIR\n"
+    try:
+        TrainConfig.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigurationError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    manifest = (
+        None if found.frames is None else _divide(labels, found.frames, held_out=options.held_out or 0.1, seed=seed)
     )
+    out.mkdir(parents=True, exist_ok=True)
+    if manifest is not None:
+        save_manifest(manifest, out / SPLIT_FILE)
+    text = "# Written by hydrapot finetune. Again with other settings: hydrapot train finetune.yaml --data DIR -o OUT\n"
+    path = out / CONFIG_FILE
     write_atomically(path, (text + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)).encode())
     return path
+
+
+def prepared_finetuning(model: str, labels: Path, *, out: Path, options: FinetuneOptions) -> Path:
+    """The configuration of a run that is to be continued, which must be what is asked for.
+
+    Raises
+    ------
+    ConfigurationError
+        There is none, or it says otherwise than the arguments.
+    """
+    path = out / CONFIG_FILE
+    if not (out / STATE_FILE).exists() or not path.exists():
+        raise ConfigurationError(f"nothing to resume: {out} holds no state of a fine-tuning; leave out --resume")
+    config = load_config(path)
+    (dataset,) = config.datasets
+    start = config.start
+    there = {
+        "MODEL": None if start is None else start.model,
+        "LABELS": dataset.file,
+        "--head": None if start is None else start.heads.get(dataset.name),
+        "--functional": dataset.level_of_theory.functional,
+        "--steps": config.run.steps,
+        "--learning-rate": config.optimizer.learning_rate,
+        "--encoder": start is None or start.train_encoder,
+        "--seed": config.run.seed,
+    }
+    asked = {
+        "MODEL": _absolute(model),
+        "LABELS": labels.name,
+        "--head": options.head,
+        "--functional": options.functional,
+        "--steps": options.steps,
+        "--learning-rate": options.learning_rate,
+        "--encoder": options.encoder,
+        "--seed": options.seed,
+    }
+    for name, value in asked.items():
+        if value is not None and value != there[name]:
+            raise ConfigurationError(
+                f"{path} was written for {name} {there[name]}, not {value}: resume with that, or leave it out"
+            )
+    return path
+
+
+def _divide(labels: Path, frames: Frames, *, held_out: float, seed: int) -> SplitManifest:
+    manifest = make_manifest([frames], fraction=held_out, seed=seed)
+    division = manifest.datasets[frames.name]
+    if not division.n_validation or not division.n_train:
+        raise ConfigurationError(
+            f"{labels}: {int((~frames.isolated).sum())} structures cannot be divided into some to train on and some to hold"
+            " out: give at least ten of one composition, or a store with the splits train and validation"
+        )
+    return manifest
 
 
 def _absolute(model: str) -> str:
@@ -129,34 +200,34 @@ def _absolute(model: str) -> str:
     return str(Path(model).expanduser().resolve()) if model.endswith(".safetensors") else model
 
 
-def _of_file(path: Path, *, functional: str | None) -> tuple[dict[str, Any], Frames]:
-    """What the configuration says of a file, and its structures."""
-    frames = read_extxyz(path)
-    if not functional:
+def _of_file(path: Path, options: FinetuneOptions) -> _Labels:
+    if not options.functional:
         raise ConfigurationError(
             f"say --functional, such as PBE: what level of theory the labels in {path} are of, which no file tells"
         )
-    theory = LevelOfTheory(functional=functional)
-    about = {"level_of_theory": theory.model_dump(), "licence": "not stated", "attribution": "not stated"}
-    return {**about, "references": _references(frames)}, frames
+    frames = read_extxyz(path)
+    entry = {
+        "level_of_theory": LevelOfTheory(functional=options.functional).model_dump(),
+        "licence": "not stated",
+        "attribution": "not stated",
+    }
+    computed = set(frames.subset(frames.isolated).numbers.tolist())
+    needed = set(np.unique(frames.subset(~frames.isolated).numbers).tolist())
+    return _Labels(entry, "isolated" if needed <= computed else "fit", frames)
 
 
-def _of_store(path: Path) -> tuple[dict[str, Any], Frames | None]:
-    """The same of a store; no structures of one that is divided."""
+def _of_store(path: Path, options: FinetuneOptions) -> _Labels:
     with Store(path) as store:
         attributes, divided = store.attributes, {"train", "validation"} <= set(store.splits)
         frames = None if divided else read_all(store.view(next(iter(store.splits))))
-    about = {
-        "level_of_theory": attributes.level_of_theory.model_dump(),
+    theory = attributes.level_of_theory
+    if options.functional not in (None, theory.functional):
+        raise ConfigurationError(
+            f"{path} holds labels of {theory.functional}, not {options.functional}: leave out --functional"
+        )
+    entry = {
+        "level_of_theory": theory.model_dump(),
         "licence": attributes.licence,
         "attribution": attributes.attribution,
-        "references": attributes.references,
     }
-    return about, frames
-
-
-def _references(frames: Frames) -> str:
-    """Isolated atoms of all elements are used; otherwise a fit to what the head to start from leaves."""
-    computed = set(frames.subset(frames.isolated).numbers.tolist())
-    needed = set(np.unique(frames.subset(~frames.isolated).numbers).tolist())
-    return "isolated" if needed <= computed else "fit"
+    return _Labels(entry, attributes.references, frames)

@@ -23,6 +23,7 @@ from hydrapot.training.layout import Layout
 from hydrapot.training.metrics import Metrics
 from hydrapot.training.objective import Losses
 from hydrapot.training.observer import Observer, StepEvent
+from hydrapot.training.optimizer import update
 from hydrapot.training.progress import Progress
 from hydrapot.training.quarantine import keep_culprits
 from hydrapot.training.report import Report
@@ -199,12 +200,14 @@ class Loop:
 
     def _update(self, gradients: Sequence[Tensor], norm: Tensor, *, rate: float) -> None:
         tensors = self.layout.tensors
-        for group in self.progress.optimizer.param_groups:
-            group["lr"] = rate
-        for tensor, gradient in zip(tensors, gradients, strict=True):
-            tensor.grad = gradient
-        torch.nn.utils.clip_grads_with_norm_(tensors, self.config.optimizer.gradient_clip, norm)
-        self.progress.optimizer.step()
+        update(
+            self.progress.optimizer,
+            tensors,
+            gradients,
+            rate=rate,
+            clip=self.config.optimizer.gradient_clip,
+            norm=norm,
+        )
         self.progress.average.update(tensors)
 
     def _validate(self, bar: Bar, *, record: bool = True) -> None:

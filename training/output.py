@@ -6,6 +6,7 @@ Whatever the layout, one file that every tool loads.
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,13 @@ class ModelFile:
         self.dtype = potential.dtype
         self.frozen = {n: p.detach().cpu().clone() for n, p in potential.named_parameters() if not p.requires_grad}
 
+    def _config(self) -> dict[str, Any]:
+        """The configuration, without what the checkpoint has elsewhere and without paths of this machine."""
+        document = self.config.model_dump(mode="json", exclude={"datasets", "model"})
+        if document.get("start"):
+            document["start"]["model"] = Path(document["start"]["model"]).name
+        return document
+
     def write(
         self, weights: Mapping[str, Tensor], *, progress: Progress, metrics: Mapping[str, Metrics], world: int = 1
     ) -> None:
@@ -59,7 +67,7 @@ class ModelFile:
             "threads": torch.get_num_threads(),
             "processes": world,
             **({"start": self.start} if self.start else {}),
-            "config": self.config.model_dump(mode="json", exclude={"datasets", "model"}),
+            "config": self._config(),
         }
         state = torch.random.get_rng_state()
         potential = Potential(self.info, references=self.references, scales=self.scales).to(self.dtype)

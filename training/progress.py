@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from hydrapot.potential.errors import CheckpointError, ConfigurationError
 from hydrapot.training.averaging import MovingAverage
-from hydrapot.training.config import OptimizerConfig, TrainConfig
+from hydrapot.training.config import TrainConfig
 from hydrapot.training.data.sampler import Position
 from hydrapot.training.gradients import GradientRule
 from hydrapot.training.layout import Entry, Layout, branch_numbers
+from hydrapot.training.optimizer import make_optimizer
 from hydrapot.training.state import flatten_optimizer, load_state, restore_optimizer, without_prefix
 
 STATE_FILE = "state.safetensors"
@@ -46,10 +46,22 @@ class Progress:
         Digest of the split.
     parts
         Of a global batch.
+    start
+        Content hash of the model that the run starts from, or None.
     """
 
-    def __init__(self, config: TrainConfig, layout: Layout, rule: GradientRule, *, split: str, parts: int) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        layout: Layout,
+        rule: GradientRule,
+        *,
+        split: str,
+        parts: int,
+        start: str | None = None,
+    ) -> None:
         self.config, self.layout, self.rule, self.split, self.parts = config, layout, rule, split, parts
+        self.start = start
         self.optimizer = make_optimizer(layout.tensors, config.optimizer)
         self.average = MovingAverage(layout.tensors, decay=config.optimizer.ema_decay)
         self.step, self.seconds, self.skipped = 0, 0.0, 0
@@ -74,6 +86,7 @@ class Progress:
             "position": asdict(self.position),
             "parts": self.parts,
             "split": self.split,
+            "start": self.start,
         }
         return Snapshot(tensors, document)
 
@@ -96,6 +109,10 @@ class Progress:
             raise ConfigurationError(
                 f"{path} was written by a run with {document.get('parts', 1)} parts a batch: leave sampler.parts out, or set"
                 " it to that"
+            )
+        if document.get("start") != self.start:  # reference energies and scales come from there
+            raise ConfigurationError(
+                f"{path} was written by a run that started from another model than what start.model is now: resume with that one"
             )
         if document["split"] != self.split:
             raise ConfigurationError(
@@ -136,23 +153,13 @@ def stored_parts(path: Path) -> int:
     return int(load_state(path)[1].get("parts", 1))
 
 
-def make_optimizer(parameters: list[Tensor], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    # One kernel for all tensors instead of ten for each; sharded ones have none.
-    fused = not any(isinstance(p, DTensor) for p in parameters)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=fused)
-
-
 def _identity(config: TrainConfig) -> dict[str, Any]:
     """What must be the same in a resumed run; its length, rates, bookkeeping, processes and texts may differ."""
     names = [d.name for d in config.datasets]
     return {
         "model": config.model,
-        "start": config.start,
+        # Where the model lies may change, which one it is may not: its hash is compared besides.
+        "start": None if config.start is None else config.start.model_copy(update={"model": ""}),
         "objective": config.objective,
         "balancing": config.balancing.model_copy(update={"measure_every": 0}),
         "run.precision": config.run.precision,

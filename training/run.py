@@ -195,7 +195,7 @@ def _run(
     if config.run.precision == "bfloat16":
         step = AutocastStep(step, device_type=processes.device.type)
     rule = make_rule(config.balancing, step, heads=setup.potential.heads, layout=layout, seed=config.run.seed)
-    progress = Progress(config, layout, rule, split=setup.split, parts=parts)
+    progress = Progress(config, layout, rule, split=setup.split, parts=parts, start=setup.start)
     if resume:
         progress.load(out / STATE_FILE)
     observer = _meter(config, setup, layout, processes, out=out, resume_step=progress.step)

@@ -182,6 +182,11 @@ def _references(config: DatasetConfig, known: Frames, *, trained: int, start: St
     if start is not None and head is not None and config.references == "fit":
         known, own = start.left_over(known.subset(np.arange(trained)), head=head)
         trained, prior = len(known), {**own, **(prior or {})}
+    elif start is not None and head is not None and start.potential.references[head].mode == "fit":
+        logger.warning(
+            "dataset %s: references are %s, those of head %s, from which it starts, are fitted: energies begin far off",
+            *(config.name, config.references, head),
+        )
     return make_references(known, np.arange(trained), mode=config.references, prior=prior)
 
 

@@ -37,7 +37,9 @@ class StartConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field(description="Name of a shipped model, or path of a checkpoint, of the same architecture.")
+    model: str = Field(
+        description="Name of a shipped model, or path of a checkpoint relative to this file, of the same architecture."
+    )
     heads: dict[str, str] = Field(
         default={},
         description="Dataset → head of that model which its head begins as a copy of; other heads begin at random.",

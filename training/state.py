@@ -124,7 +124,7 @@ def restore_optimizer(
         state.setdefault(name, {})[quantity] = value
     order = [p for group in optimizer.param_groups for p in group["params"]]
     index = {id(parameter): k for k, parameter in enumerate(order)}
-    # load_state_dict decides where each quantity lives: a step counter stays on the CPU beside a GPU model.
+    # load_state_dict decides where each quantity lives.
     document = optimizer.state_dict()
     document["state"] = {
         index[id(parameters[name])]: {quantity: value.clone() for quantity, value in values.items()}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hydrapot.training.data.extxyz import dataset_name, read_extxyz
+from hydrapot.training.data.extxyz import read_extxyz
 from hydrapot.training.data.frames import DatasetError, Frames
+from hydrapot.training.data.names import dataset_name
 from hydrapot.training.data.readers import Chunk, ReaderOptions, empty_frames, format_of, read_chunks
 from hydrapot.training.data.store import Store, is_store
 from hydrapot.training.data.store_layout import StoreAttributes

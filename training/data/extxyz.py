@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hydrapot.training.data import cache
 from hydrapot.training.data.frames import MAX_Z, PER_ATOM, DatasetError, Frames, structure_hash
+from hydrapot.training.data.names import dataset_name
 from hydrapot.training.data.readers.opening import DAMAGE, decompressed
 
 GROUP_KEYS = ("group", "molecule", "src")
@@ -35,11 +36,6 @@ OTHER_CHARGES = {
 }
 """Names that other programs give to what is called charge and spin here: without a word, an ion would be neutral."""
 LABEL_LIKE = re.compile(r"energ|force|stress|virial", re.IGNORECASE)
-
-
-def dataset_name(path: str | Path) -> str:
-    """Return the name of the dataset in a file: the file name without ``.extxyz.xz`` and the like."""
-    return re.sub(r"(\.(ext)?xyz)?(\.(xz|gz|bz2))?$", "", Path(path).name, flags=re.IGNORECASE)
 
 
 def read_extxyz(path: str | Path, *, cache_dir: str | Path | None = None) -> Frames:
