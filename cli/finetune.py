@@ -26,7 +26,7 @@ def finetune(
         Path | None, typer.Option("-o", "--out", help="Output directory.", show_default="runs/NAME-finetuned")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.", show_default="2000")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="5e-4")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="1e-3")] = None,
     encoder: Annotated[
         bool | None, typer.Option(help="Train the encoder too, or the head only.", show_default="encoder")
     ] = None,

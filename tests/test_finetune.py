@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from hydrapot.calculators import HydrapotCalculator
 from hydrapot.cli.main import build_app
 from hydrapot.potential import load
-from hydrapot.potential.errors import ConfigurationError, UnknownHeadError
+from hydrapot.potential.errors import CheckpointError, ConfigurationError, UnknownHeadError
 from hydrapot.potential.metadata import LevelOfTheory
 from hydrapot.training.config import load_config
 from hydrapot.training.data.extxyz import read_extxyz
@@ -248,6 +248,20 @@ def test_a_store_knows_its_level_of_theory(project: Path, tmp_path: Path) -> Non
     assert model.info.heads["mine"].licence == "CC0"
 
 
+def test_the_architecture_is_that_of_the_start(project: Path, tmp_path: Path) -> None:
+    """A configuration without a section `model`, and with a path relative to itself."""
+    document = yaml.safe_load((project / "train.yaml").read_text())
+    del document["model"]
+    path = project / "from_start.yaml"
+    path.write_text(yaml.safe_dump(document | {"start": {"model": "base.safetensors"}}))
+    config = load_config(path)
+    assert config.model == load(str(project / "base.safetensors")).config
+    assert config.start.model == str((project / "base.safetensors").resolve())
+    path.write_text(yaml.safe_dump(document | {"start": {"model": "missing.safetensors"}}))
+    with pytest.raises(CheckpointError, match=r"missing\.safetensors"):
+        load_config(path)
+
+
 def _setup(project: Path, overrides: dict[str, object]) -> None:
     config = load_config(project / "train.yaml", overrides=overrides)
     set_up(config, data=project / "data", manifest_path=project / "split.json", cache_dir=project / "cache")
@@ -273,7 +287,7 @@ def test_the_command(project: Path, tmp_path: Path) -> None:
     [
         ("--head", "molecules", "--head copper, not molecules"),
         ("--steps", "11", "--steps 10, not 11"),
-        ("--learning-rate", "0.1", "--learning-rate 0.0005, not 0.1"),
+        ("--learning-rate", "0.1", "--learning-rate 0.001, not 0.1"),
         ("--no-encoder", None, "--encoder True, not False"),
         ("--functional", "PBE", "--functional EMT, not PBE"),
     ],

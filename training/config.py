@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hydrapot.potential.errors import ConfigurationError
+from hydrapot.potential.load import load
 from hydrapot.potential.metadata import LevelOfTheory, ModelConfig
 from hydrapot.training.balancing import BalancingConfig
 from hydrapot.training.data.names import dataset_name
@@ -237,10 +238,14 @@ def _replace(document: dict[str, Any], dotted: str, value: Any, *, path: Path) -
 
 
 def _resolve_start(document: dict[str, Any], *, folder: Path) -> None:
-    """A checkpoint to start from is relative to the configuration, as other files are."""
+    """A checkpoint to start from is relative to the configuration, as other files are, and says the architecture."""
     start = document.get("start")
-    if isinstance(start, dict) and str(start.get("model", "")).endswith(".safetensors"):
+    if not isinstance(start, dict) or not isinstance(start.get("model"), str):
+        return
+    if start["model"].endswith(".safetensors"):
         document["start"] = start | {"model": str((folder / Path(start["model"]).expanduser()).resolve())}
+    if "model" not in document:
+        document["model"] = load(document["start"]["model"]).config.model_dump(mode="json")
 
 
 def load_config(path: Path, *, overrides: dict[str, Any] | None = None) -> TrainConfig:

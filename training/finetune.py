@@ -40,7 +40,7 @@ class FinetuneOptions(NamedTuple):
     functional
         Level of theory of the labels. A store knows its own; for a file it has to be said.
     steps, learning_rate
-        Length of the run (2,000), and its peak rate (5e-4).
+        Length of the run (2,000), and its peak rate (1e-3).
     encoder
         Whether the encoder is trained too (yes).
     held_out
@@ -111,7 +111,7 @@ def prepare_finetuning(model: str, labels: Path, *, out: Path, options: Finetune
         # Errors of energies count from the beginning: the start is good.
         "objective": {"energy": 1.0},
         "optimizer": {
-            "learning_rate": 5e-4 if options.learning_rate is None else options.learning_rate,
+            "learning_rate": 1e-3 if options.learning_rate is None else options.learning_rate,
             "warmup_steps": min(100, steps // 10),
             "decay_fraction": 0.8,
             "ema_decay": 0.995,
