@@ -1,5 +1,6 @@
 """``hydrapot finetune``: a model for one's own labels, from a trained one."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,9 @@ def finetune(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of division and training.", show_default="0")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output directory.")] = False,
+    only_prepare: Annotated[
+        bool, typer.Option("--only-prepare", help="Write configuration and division, for `hydrapot train`, and stop.")
+    ] = False,
     threads: Threads = None,
 ) -> None:
     """Fit a head of MODEL, and its encoder, to labels of your own.
@@ -58,14 +62,18 @@ def finetune(
     launch = find_launch()
     if launch.world > 1:
         raise ConfigurationError(
-            "hydrapot finetune is one process; for many, start it once with --steps 1, then hydrapot train on the finetune.yaml"
+            "hydrapot finetune is one process: for many, let one --only-prepare, then start hydrapot train on the finetune.yaml"
             " that it writes"
         )
     out = out or Path("runs") / f"{dataset_name(labels)}-finetuned"
     options = FinetuneOptions(head, functional, steps, learning_rate, encoder, held_out, seed)
     prepare = prepared_finetuning if resume else prepare_finetuning
-    config = load_config(prepare(model, labels, out=out, options=options))
-    console = Console(stderr=True)
+    path = prepare(model, labels, out=out, options=options)
+    config, console = load_config(path), Console(stderr=True)
+    if only_prepare:
+        command = ["hydrapot", "train", path.name, "--data", str(labels.parent.resolve()), "-o", "."]
+        console.print(f"in {out}, on any number of processes: {shlex.join(command)}", highlight=False, soft_wrap=True)
+        return
     result = train(
         config,
         data=labels.parent,

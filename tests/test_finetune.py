@@ -1,6 +1,7 @@
 """Training that starts from a trained model, and fine-tuning: what is copied, what is fitted, what is refused."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -305,6 +306,22 @@ def test_resuming_with_other_options_is_refused(
 def test_resuming_nothing_is_refused(project: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="nothing to resume"):
         CliRunner().invoke(build_app(), [*_command(project, tmp_path), "--resume"], catch_exceptions=False)
+
+
+def test_what_is_only_prepared_is_what_train_takes(monkeypatch, project: Path, tmp_path: Path) -> None:
+    """The command on the screen trains the same model as hydrapot finetune."""
+    done = CliRunner().invoke(build_app(), [*_command(project, tmp_path / "one"), "--only-prepare"])
+    assert done.exit_code == 0, done.output
+    assert {p.name for p in (tmp_path / "one").iterdir()} == {CONFIG_FILE, "split.json"}
+    _, _, said = done.output.strip().partition(": hydrapot ")
+    monkeypatch.chdir(tmp_path / "one")
+    trained = CliRunner().invoke(build_app(), [*shlex.split(said), "--threads", "1"])
+    assert trained.exit_code == 0, trained.output
+    whole = CliRunner().invoke(build_app(), _command(project, tmp_path / "two"))
+    assert whole.exit_code == 0, whole.output
+    first, second = (load(str(tmp_path / run / "mine-finetuned.safetensors")) for run in ("one", "two"))
+    for (name, a), b in zip(first.named_parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b), name
 
 
 def test_the_command_is_one_process(monkeypatch, project: Path, tmp_path: Path) -> None:
