@@ -18,6 +18,7 @@ from hydrapot.potential.errors import CheckpointError, ConfigurationError, Unkno
 from hydrapot.potential.metadata import LevelOfTheory
 from hydrapot.training.config import load_config
 from hydrapot.training.data.extxyz import read_extxyz
+from hydrapot.training.data.splits import apply, load_manifest
 from hydrapot.training.data.store_layout import StoreAttributes
 from hydrapot.training.data.store_writer import StoreWriter
 from hydrapot.training.finetune import CONFIG_FILE, FinetuneOptions, prepare_finetuning
@@ -232,6 +233,22 @@ def test_any_name_of_a_file_is_a_name_of_a_model(project: Path, tmp_path: Path, 
     name = labels.name.partition(".")[0]
     assert result.checkpoint.name == f"{name}-finetuned.safetensors"
     assert load(str(result.checkpoint)).heads == [name]
+
+
+@pytest.mark.parametrize("trajectories", [12, 6])
+def test_frames_of_one_trajectory_stay_together(project: Path, tmp_path: Path, trajectories: int) -> None:
+    """Neighbors in time on both sides make errors look better than they are. Each of six is more than a tenth of the file."""
+    frames = read(project / "shifted" / "mine.extxyz", ":")
+    for k, atoms in enumerate(frames):
+        atoms.info |= {"group": f"trajectory {k * trajectories // len(frames)}", "dataset": "some"}
+    write(tmp_path / "some.extxyz", frames, format="extxyz")
+    out, options = tmp_path / "run", FinetuneOptions(head="copper", functional="EMT")
+    prepare_finetuning(str(project / "base.safetensors"), tmp_path / "some.extxyz", out=out, options=options)
+    read_back = read_extxyz(tmp_path / "some.extxyz")
+    training, held = apply(load_manifest(out / "split.json"), read_back)
+    sides = [{read_back.group[i] for i in side} for side in (training, held)]
+    assert all(sides)
+    assert not sides[0] & sides[1]
 
 
 def test_a_store_knows_its_level_of_theory(project: Path, tmp_path: Path) -> None:

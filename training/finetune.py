@@ -5,8 +5,9 @@ What is special about it is a configuration: the architecture and a head to star
 repeated, or changed and continued by ``hydrapot train``.
 """
 
+import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import yaml
@@ -24,6 +25,8 @@ from hydrapot.training.data.source import read_all
 from hydrapot.training.data.splits import SplitManifest, make_manifest, save_manifest
 from hydrapot.training.data.store import Store, is_store
 from hydrapot.training.progress import STATE_FILE
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE, SPLIT_FILE = "finetune.yaml", "split.json"
 #: Steps from which compiling the step (about a minute) pays.
@@ -185,14 +188,22 @@ def prepared_finetuning(model: str, labels: Path, *, out: Path, options: Finetun
 
 
 def _divide(labels: Path, frames: Frames, *, held_out: float, seed: int) -> SplitManifest:
-    manifest = make_manifest([frames], fraction=held_out, seed=seed)
-    division = manifest.datasets[frames.name]
-    if not division.n_validation or not division.n_train:
-        raise ConfigurationError(
-            f"{labels}: {int((~frames.isolated).sum())} structures cannot be divided into some to train on and some to hold"
-            " out: give at least ten of one composition, or a store with the splits train and validation"
-        )
-    return manifest
+    """Whole trajectories where some are small enough for the share, else blocks of frames of long ones, too."""
+    ways: tuple[Literal["groups", "blocks"], ...] = ("groups", "blocks")
+    for by in ways:
+        manifest = make_manifest([frames], fraction=held_out, seed=seed, by=by)
+        division = manifest.datasets[frames.name]
+        if division.n_validation and division.n_train:
+            return manifest
+        if by == "groups":
+            logger.info(
+                "trajectories in %s are too long to hold out whole ones only: of the longest, blocks of frames are",
+                labels,
+            )
+    raise ConfigurationError(
+        f"{labels}: {int((~frames.isolated).sum())} structures cannot be divided into some to train on and some to hold"
+        " out: give at least ten of one trajectory, or a store with the splits train and validation"
+    )
 
 
 def _absolute(model: str) -> str:
