@@ -254,7 +254,8 @@ def test_frames_of_one_trajectory_stay_together(project: Path, tmp_path: Path, t
 def test_a_store_knows_its_level_of_theory(project: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.store"
     theory = LevelOfTheory(functional="EMT")
-    attributes = StoreAttributes(level_of_theory=theory, licence="CC0", attribution="us", references="fit")
+    # Energies relative to free atoms; the head to start from has fitted ones, so the new one gets such too.
+    attributes = StoreAttributes(level_of_theory=theory, licence="CC0", attribution="us", references="zero")
     with StoreWriter(path, name="mine", attributes=attributes) as writer:
         writer.append(read_extxyz(project / "shifted" / "mine.extxyz"), split="all")
     base, options = str(project / "base.safetensors"), FinetuneOptions(head="copper", steps=2)
@@ -264,6 +265,7 @@ def test_a_store_knows_its_level_of_theory(project: Path, tmp_path: Path) -> Non
     model = load(str(_train(tmp_path / "run", tmp_path / "run", CONFIG_FILE, {}, data=tmp_path).checkpoint))
     assert model.info.heads["mine"].level_of_theory == theory
     assert model.info.heads["mine"].licence == "CC0"
+    assert model.references["mine"].mode == "fit"
 
 
 def test_the_architecture_is_that_of_the_start(project: Path, tmp_path: Path) -> None:
@@ -308,6 +310,7 @@ def test_the_command(project: Path, tmp_path: Path) -> None:
         ("--learning-rate", "0.1", "--learning-rate 0.001, not 0.1"),
         ("--no-encoder", None, "--encoder True, not False"),
         ("--functional", "PBE", "--functional EMT, not PBE"),
+        ("--held-out", "0.2", "--held-out 0.1, not 0.2"),
     ],
 )
 def test_resuming_with_other_options_is_refused(

@@ -191,7 +191,10 @@ class TrainConfig(_Section):
     name: str = Field(
         description="Name of the model: the checkpoint is <name>.safetensors; not state, since state.safetensors is taken."
     )
-    model: ModelConfig = Field(default_factory=ModelConfig)
+    model: ModelConfig = Field(
+        default_factory=ModelConfig,
+        description="Architecture; without this section that of start.model, if there is one.",
+    )
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
     balancing: BalancingConfig = Field(default_factory=BalancingConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)

@@ -22,7 +22,7 @@ from hydrapot.training.data.extxyz import read_extxyz
 from hydrapot.training.data.frames import Frames
 from hydrapot.training.data.names import dataset_name
 from hydrapot.training.data.source import read_all
-from hydrapot.training.data.splits import SplitManifest, make_manifest, save_manifest
+from hydrapot.training.data.splits import SplitManifest, load_manifest, make_manifest, save_manifest
 from hydrapot.training.data.store import Store, is_store
 from hydrapot.training.progress import STATE_FILE
 
@@ -102,8 +102,8 @@ def prepare_finetuning(model: str, labels: Path, *, out: Path, options: Finetune
     head = potential.check_head(options.head)
     found = _of_store(labels, options) if is_store(labels) else _of_file(labels, options)
     references = found.references
-    if references == "isolated" and potential.references[head].mode == "fit":
-        # The head predicts relative to fitted energies; with others it would begin electronvolts off.
+    if potential.references[head].mode == "fit":
+        # The head predicts relative to fitted energies; with those of free atoms it would begin electronvolts off.
         references = "fit"
     name, steps, seed = dataset_name(labels), options.steps or 2_000, options.seed or 0
     document = {
@@ -168,6 +168,7 @@ def prepared_finetuning(model: str, labels: Path, *, out: Path, options: Finetun
         "--learning-rate": config.optimizer.learning_rate,
         "--encoder": start is None or start.train_encoder,
         "--seed": config.run.seed,
+        "--held-out": load_manifest(out / SPLIT_FILE).fraction if (out / SPLIT_FILE).exists() else "of the store",
     }
     asked = {
         "MODEL": _absolute(model),
@@ -178,6 +179,7 @@ def prepared_finetuning(model: str, labels: Path, *, out: Path, options: Finetun
         "--learning-rate": options.learning_rate,
         "--encoder": options.encoder,
         "--seed": options.seed,
+        "--held-out": options.held_out,
     }
     for name, value in asked.items():
         if value is not None and value != there[name]:
